@@ -1,0 +1,602 @@
+# Copyright 2026 The algm-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+ALGM in PyTorch: a plain Vision Transformer that merges similar tokens twice, and a Segmenter decoder on the merged tokens
+("ALGM: Adaptive Local-then-Global Token Merging for Efficient Semantic Segmentation with Plain Vision Transformers",
+CVPR 2024, arXiv 2406.09936).
+
+Between the embeddings and the logits the tokens of a batch live in a pack (see `token_merging.py`): every image keeps as
+many tokens as it needs, so no image's result depends on what else is in the batch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_algm import AlgmConfig
+from .segmentation_decoders import AlgmLinearDecoder, AlgmMaskTransformerDecoder
+from .segmentation_loss import check_labels, segmentation_loss, upsample_logits
+from .sliding_window import averaged_bands, window_starts
+from .token_merging import (
+    TokenPack,
+    cumulated_lengths,
+    drop_special_tokens,
+    full_lengths,
+    full_pack,
+    global_merge,
+    local_merge,
+    restore_tokens,
+)
+from .transformer_layers import AlgmLayer, LayerDimensions, drop_path_rates
+
+
+GridSizes = Sequence[tuple[int, int]]
+
+
+@dataclass
+class AlgmModelOutput(ModelOutput):
+    """
+    Output of [`AlgmModel`]. All sequences are restored: every position of the full sequence has its token's features. When
+    images of different sizes are given, shorter sequences are padded with zeros at the end.
+
+    Args:
+        last_hidden_state (`Tensor` of shape `(batch_size, num_special_tokens + num_patches, hidden_size)`):
+            Features after the final LayerNorm; `None` with `output_packed=True`.
+        hidden_states (`tuple[Tensor]`, *optional*, with `output_hidden_states=True`):
+            `num_hidden_layers + 1` tensors of that shape: the embeddings and the output of each layer.
+        token_counts (`Tensor` of shape `(batch_size, num_hidden_layers)`, int64, *optional*, with `output_token_merging=True`):
+            Tokens of each image after each layer, special tokens counted.
+        patch_to_token (`Tensor` of shape `(batch_size, num_patches)`, int64, *optional*, with `output_token_merging=True`):
+            Index of each patch's token in its image's final sequence, special tokens counted; -1 for padding.
+        grid_sizes (`Tensor` of shape `(batch_size, 2)`, int64, *optional*, with `image_sizes`):
+            Height and width of each image in patches.
+        pack ([`TokenPack`], *optional*, with `output_packed=True`):
+            The merged sequences as they are, after the final LayerNorm, special tokens included.
+    """
+
+    last_hidden_state: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    token_counts: Tensor | None = None
+    patch_to_token: Tensor | None = None
+    grid_sizes: Tensor | None = None
+    pack: TokenPack | None = None
+
+
+@dataclass
+class AlgmSemanticSegmenterOutput(ModelOutput):
+    """
+    Output of [`AlgmForSemanticSegmentation`].
+
+    Args:
+        loss (`Tensor` of shape `()`, *optional*, with `labels`):
+            Cross-entropy averaged over the pixels with a label.
+        logits (`Tensor` of shape `(batch_size, num_labels, grid_height, grid_width)`):
+            Scores of each class for each patch. With `inference_mode="slide"` in evaluation mode they are the averaged
+            scores of each pixel, `(batch_size, num_labels, height, width)`.
+        hidden_states (`tuple[Tensor]`, *optional*, with `output_hidden_states=True`):
+            See [`AlgmModelOutput`].
+        token_counts (`Tensor` of shape `(batch_size, num_hidden_layers)`, int64, *optional*, with `output_token_merging=True`):
+            Tokens of each image after each encoder layer, special tokens counted; the sum over its windows with
+            `inference_mode="slide"`.
+        patch_to_token (`Tensor` of shape `(batch_size, num_patches)`, int64, *optional*, with `output_token_merging=True`):
+            Index of each patch's token in its image's final sequence, special tokens counted; -1 for padding, `None` with
+            `inference_mode="slide"`.
+        grid_sizes (`Tensor` of shape `(batch_size, 2)`, int64, *optional*, with `image_sizes`):
+            Rows and columns of `logits` that belong to each image; the others are zero.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    token_counts: Tensor | None = None
+    patch_to_token: Tensor | None = None
+    grid_sizes: Tensor | None = None
+
+
+class AlgmPatchEmbeddings(nn.Module):
+    """A convolution with kernel and stride of one patch, on images zero-padded right and bottom to whole patches."""
+
+    def __init__(self, config: AlgmConfig):
+        super().__init__()
+        self.patch_size = config.patch_size
+        self.num_channels = config.num_channels
+        self.projection = nn.Conv2d(
+            config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
+        )
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """`(batch_size, num_channels, height, width)` to `(batch_size, hidden_size, grid_height, grid_width)`."""
+        height, width = pixel_values.shape[-2:]
+        padding = (0, -width % self.patch_size, 0, -height % self.patch_size)
+        pixel_values = nn.functional.pad(pixel_values, padding) if any(padding) else pixel_values
+        return self.projection(pixel_values.to(self.projection.weight.dtype))
+
+
+class AlgmEmbeddings(nn.Module):
+    """Patch, class, register and position embeddings, packed."""
+
+    def __init__(self, config: AlgmConfig):
+        super().__init__()
+        grid_height, grid_width = config.position_grid_size
+        self.position_grid_size = config.position_grid_size
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        if config.num_register_tokens > 0:
+            self.register_tokens = nn.Parameter(torch.zeros(1, config.num_register_tokens, config.hidden_size))
+        else:
+            self.register_tokens = None
+        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + grid_height * grid_width, config.hidden_size))
+        self.patch_embeddings = AlgmPatchEmbeddings(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, pixel_values: Tensor, image_sizes: GridSizes | None) -> tuple[Tensor, GridSizes]:
+        """
+        Args:
+            pixel_values (`Tensor` of shape `(batch_size, num_channels, height, width)`)
+            image_sizes (`Sequence[tuple[int, int]]`, *optional*): height and width of each image in pixels, if they differ.
+
+        Returns:
+            `tuple[Tensor, Sequence[tuple[int, int]]]`: the full pack `(total_tokens, hidden_size)` and the height and
+            width of each image in patches.
+        """
+        if image_sizes is None:
+            batches = [pixel_values]
+        else:
+            batches = [image[None, :, :h, :w] for image, (h, w) in zip(pixel_values, image_sizes, strict=True)]
+        packs, grid_sizes = [], []
+        for batch in batches:
+            patches = self.patch_embeddings(batch)
+            grid_sizes += [tuple(patches.shape[-2:])] * batch.shape[0]
+            packs.append(self._add_special_tokens(patches).flatten(0, 1))
+        return self.dropout(torch.cat(packs) if len(packs) > 1 else packs[0]), grid_sizes
+
+    def _add_special_tokens(self, patches: Tensor) -> Tensor:
+        batch_size, _, *grid_size = patches.shape
+        class_position, patch_positions = self._interpolate_positions(grid_size)
+        tokens = [(self.cls_token + class_position).expand(batch_size, -1, -1)]
+        if self.register_tokens is not None:
+            tokens.append(self.register_tokens.expand(batch_size, -1, -1))
+        tokens.append(patches.flatten(2).transpose(1, 2) + patch_positions)
+        return torch.cat([part.to(patches.dtype) for part in tokens], dim=1)
+
+    def _interpolate_positions(self, grid_size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Position embeddings of the class token `(1, 1, C)` and of the patches `(1, num_patches, C)`."""
+        class_position, positions = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
+        if tuple(grid_size) == self.position_grid_size:
+            return class_position, positions
+        # In float32: half precision would resize the positions coarsely, and not at all on some devices.
+        positions = positions.float().transpose(1, 2).unflatten(2, self.position_grid_size)
+        positions = nn.functional.interpolate(positions, size=tuple(grid_size), mode="bilinear", align_corners=False)
+        return class_position, positions.flatten(2).transpose(1, 2).to(class_position.dtype)
+
+
+class AlgmPreTrainedModel(PreTrainedModel):
+    """Weight initialisation, loading, saving and sharing of the ALGM models."""
+
+    config_class = AlgmConfig
+    config: AlgmConfig
+    base_model_prefix = "algm"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["AlgmEmbeddings", "AlgmLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+    # The loss is an average over pixels with a label; Trainer divides it by its accumulation steps (it would not, were
+    # `num_items_in_batch` accepted), since the number of labelled pixels is not the number of labels unequal to -100.
+    accepts_loss_kwargs = False
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.initializer_range
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            init.trunc_normal_(module.weight, mean=0.0, std=std)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, AlgmEmbeddings):
+            init.trunc_normal_(module.position_embeddings, mean=0.0, std=std)
+            init.trunc_normal_(module.cls_token, mean=0.0, std=std)
+            if module.register_tokens is not None:
+                init.trunc_normal_(module.register_tokens, mean=0.0, std=std)
+        elif isinstance(module, AlgmMaskTransformerDecoder):
+            init.trunc_normal_(module.class_embeddings, mean=0.0, std=std)
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """
+        [`~transformers.PreTrainedModel.save_pretrained`], which also copies this code when the classes are registered for
+        the Auto classes; the folder then loads through both `AutoModel` and `AutoModelForSemanticSegmentation`, whichever
+        of the two was saved.
+        """
+        if self._auto_class is not None:
+            module = type(self).__module__.rsplit(".", 1)[-1]
+            # Both entries are set anew: those of a model that came from the Hub name the repository it came from.
+            entries = {
+                "AutoModel": f"{module}.AlgmModel",
+                "AutoModelForSemanticSegmentation": f"{module}.AlgmForSemanticSegmentation",
+            }
+            self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **entries}
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
+    def _check_inputs(self, pixel_values: Tensor, image_sizes: Tensor | None) -> list[tuple[int, int]] | None:
+        """Refuse what does not fit; the sizes of the images in pixels where they differ."""
+        config = self.config
+        config.validate_call_settings()
+        if config.output_attentions:
+            raise ValueError(
+                "output_attentions=True: expected False; merged images have attention maps of different sizes, which no "
+                "tensor holds"
+            )
+        shape = tuple(pixel_values.shape)
+        if len(shape) != 4 or shape[1] != config.num_channels:
+            raise ValueError(
+                f"pixel_values has shape {shape}: expected (batch_size, num_channels={config.num_channels}, height, width)"
+            )
+        sizes = [shape[-2:]]
+        if image_sizes is not None:
+            if tuple(image_sizes.shape) != (shape[0], 2):
+                raise ValueError(f"image_sizes has shape {tuple(image_sizes.shape)}: expected ({shape[0]}, 2)")
+            sizes = [tuple(size) for size in image_sizes.tolist()]
+        for height, width in sizes:
+            if not (config.patch_size <= height <= shape[-2] and config.patch_size <= width <= shape[-1]):
+                raise ValueError(
+                    f"an image has {height} x {width} pixels: expected at least one patch (patch_size="
+                    f"{config.patch_size}) and at most the {shape[-2]} x {shape[-1]} pixels of pixel_values"
+                )
+        return None if image_sizes is None else sizes
+
+
+class AlgmModel(AlgmPreTrainedModel):
+    """
+    The encoder: a plain Vision Transformer that merges tokens after the attention of two layers and returns the features of
+    all patches, so any head that expects a plain ViT works on top.
+
+    Args:
+        config ([`AlgmConfig`])
+    """
+
+    def __init__(self, config: AlgmConfig):
+        super().__init__(config)
+        dimensions = LayerDimensions(
+            hidden_size=config.hidden_size,
+            num_attention_heads=config.num_attention_heads,
+            intermediate_size=config.intermediate_size,
+            qkv_bias=config.qkv_bias,
+            hidden_dropout_prob=config.hidden_dropout_prob,
+            attention_probs_dropout_prob=config.attention_probs_dropout_prob,
+        )
+        rates = drop_path_rates(config.drop_path_rate, config.num_hidden_layers)
+        self.embeddings = AlgmEmbeddings(config)
+        self.layers = nn.ModuleList([AlgmLayer(config, dimensions, rate) for rate in rates])
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings.patch_embeddings
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        image_sizes: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_token_merging: bool | None = None,
+        output_packed: bool = False,
+    ) -> AlgmModelOutput:
+        """
+        Args:
+            pixel_values (`Tensor` of shape `(batch_size, num_channels, height, width)`):
+                Normalised images of any height and width of at least one patch; the model pads them with zeros to whole
+                patches.
+            image_sizes (`Tensor` of shape `(batch_size, 2)`, int64, *optional*):
+                Height and width of each image in pixels, when images of different sizes were padded right and bottom to one
+                tensor. Each image then gets what it gets alone.
+            output_hidden_states (`bool`, *optional*):
+                Whether to return the features after each layer. Defaults to `config.output_hidden_states`.
+            output_token_merging (`bool`, *optional*, defaults to `False`):
+                Whether to return `token_counts` and `patch_to_token`.
+            output_packed (`bool`, *optional*, defaults to `False`):
+                Whether to return the merged sequences themselves as `pack`, for heads that run on merged tokens, instead of
+                `last_hidden_state`.
+
+        Returns:
+            [`AlgmModelOutput`], or a tuple of its fields that are not `None` with `return_dict=False`.
+
+        Raises:
+            ValueError: if an input or a field of the config does not fit.
+        """
+        config = self.config
+        image_sizes = self._check_inputs(pixel_values, image_sizes)
+        if output_hidden_states is None:
+            output_hidden_states = config.output_hidden_states
+
+        hidden_states, grid_sizes = self.embeddings(pixel_values, image_sizes)
+        pack = full_pack(hidden_states, full_lengths(grid_sizes, config.num_special_tokens))
+        all_hidden_states = [self._restore(pack, grid_sizes)] if output_hidden_states else None
+        token_counts = []
+        for number, layer in enumerate(self.layers, start=1):
+            pack = layer(pack, self._merge_of_layer(number, grid_sizes))
+            token_counts.append(pack.lengths)
+            if output_hidden_states:
+                all_hidden_states.append(self._restore(pack, grid_sizes))
+        pack = pack._replace(hidden_states=self.layernorm(pack.hidden_states))
+
+        device = pixel_values.device
+        return AlgmModelOutput(
+            last_hidden_state=None if output_packed else self._restore(pack, grid_sizes),
+            hidden_states=tuple(all_hidden_states) if output_hidden_states else None,
+            token_counts=torch.tensor(token_counts, device=device).T.contiguous() if output_token_merging else None,
+            patch_to_token=self._patch_to_token(pack, grid_sizes) if output_token_merging else None,
+            grid_sizes=None if image_sizes is None else torch.tensor(grid_sizes, device=device),
+            pack=pack if output_packed else None,
+        )
+
+    def _merge_of_layer(self, number: int, grid_sizes: GridSizes) -> Callable[[TokenPack], TokenPack] | None:
+        """What the layer with this number, counted from 1, does between its attention and its MLP."""
+        config = self.config
+        common = {"grid_sizes": grid_sizes, "num_special_tokens": config.num_special_tokens}
+        if config.use_token_merging and number == config.local_merge_layer:
+            return partial(
+                local_merge, **common, window_size=config.merge_window_size, threshold=config.merge_threshold
+            )
+        if config.use_token_merging and number == config.global_merge_layer:
+            return partial(global_merge, **common, layer=number)
+        return None
+
+    def _restore(self, pack: TokenPack, grid_sizes: GridSizes) -> Tensor:
+        """The features of all positions, `(batch_size, num_special_tokens + num_patches, hidden_size)`."""
+        lengths = full_lengths(grid_sizes, self.config.num_special_tokens)
+        return _to_batch(restore_tokens(pack.hidden_states, pack.token_index), lengths)
+
+    def _patch_to_token(self, pack: TokenPack, grid_sizes: GridSizes) -> Tensor:
+        """Index of each patch's token in its own image's sequence, `(batch_size, num_patches)`."""
+        num_special_tokens = self.config.num_special_tokens
+        index = _to_batch(pack.token_index, full_lengths(grid_sizes, num_special_tokens), padding_value=-1)
+        starts = cumulated_lengths(torch.tensor(pack.lengths, device=index.device))[:-1, None]
+        return torch.where(index < 0, index, index - starts)[:, num_special_tokens:].contiguous()
+
+
+class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
+    """
+    [`AlgmModel`] with one of Segmenter's decoders (ICCV 2021), which runs on the merged tokens.
+
+    Args:
+        config ([`AlgmConfig`])
+    """
+
+    def __init__(self, config: AlgmConfig):
+        super().__init__(config)
+        decoders = {"linear": AlgmLinearDecoder, "mask_transformer": AlgmMaskTransformerDecoder}
+        self.algm = AlgmModel(config)
+        self.decode_head = decoders[config.decoder_type](config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor,
+        image_sizes: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_token_merging: bool | None = None,
+    ) -> AlgmSemanticSegmenterOutput:
+        """
+        Args:
+            pixel_values (`Tensor` of shape `(batch_size, num_channels, height, width)`):
+                Normalised images of any height and width of at least one patch.
+            image_sizes (`Tensor` of shape `(batch_size, 2)`, int64, *optional*):
+                Height and width of each image in pixels, when images of different sizes were padded right and bottom to one
+                tensor. Each image then gets what it gets alone.
+            labels (`Tensor` of shape `(batch_size, height, width)`, integer, *optional*):
+                Class of each pixel in `0..num_labels - 1`, or `config.semantic_loss_ignore_index`. Their values are checked
+                where that costs nothing, on the CPU.
+            output_hidden_states (`bool`, *optional*):
+                Whether to return the encoder's features after each layer. Defaults to `config.output_hidden_states`.
+            output_token_merging (`bool`, *optional*, defaults to `False`):
+                Whether to return `token_counts` and `patch_to_token`.
+
+        Returns:
+            [`AlgmSemanticSegmenterOutput`], or a tuple of its fields that are not `None` with `return_dict=False`.
+
+        Raises:
+            ValueError: if an input, a label or a field of the config does not fit.
+
+        Example:
+
+        ```python
+        >>> import torch
+        >>> from PIL import Image
+        >>> from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+        >>> processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+        >>> model = AutoModelForSemanticSegmentation.from_pretrained(folder, trust_remote_code=True)
+        >>> image = Image.open(path)
+        >>> with torch.inference_mode():
+        ...     outputs = model(**processor(image, return_tensors="pt"))
+        >>> label_map = processor.post_process_semantic_segmentation(outputs, target_sizes=[image.size[::-1]])[0]
+        ```
+        """
+        sizes = self._check_inputs(pixel_values, image_sizes)
+        self._check_labels(labels, pixel_values)
+        if self.config.inference_mode == "slide" and not self.training:
+            if output_hidden_states:
+                raise ValueError(
+                    "output_hidden_states=True: expected False with inference_mode='slide'; the features of an image exist "
+                    "in windows only, use AlgmModel or inference_mode='whole'"
+                )
+            output = self._forward_windows(pixel_values, sizes, output_token_merging)
+        else:
+            output = self._forward_whole(pixel_values, image_sizes, output_hidden_states, output_token_merging)
+        if labels is not None:
+            output.loss = self._loss(output.logits, labels, sizes)
+        return output
+
+    @torch.no_grad()
+    def segment(self, pixel_values: Tensor) -> Tensor:
+        """
+        The class of each pixel with `inference_mode="slide"`, without ever holding the logits of the whole image: equal to
+        the argmax of `forward`'s logits, ties to the lowest class. For images so large that
+        `(num_labels, height, width)` does not fit.
+
+        Beyond the model's own needs for `window_batch_size` windows it takes about
+        `4 * num_labels * (4 * window_size - 2 * window_stride) * width` bytes an image.
+
+        Args:
+            pixel_values (`Tensor` of shape `(batch_size, num_channels, height, width)`): normalised images.
+
+        Returns:
+            `Tensor` of shape `(batch_size, height, width)`, int64
+
+        Raises:
+            ValueError: if the model is not in evaluation mode with `inference_mode="slide"`, or an input does not fit.
+        """
+        if self.training or self.config.inference_mode != "slide":
+            raise ValueError(
+                f"inference_mode={self.config.inference_mode!r}, training={self.training}: expected a model in evaluation "
+                "mode (model.eval()) with inference_mode='slide'"
+            )
+        self._check_inputs(pixel_values, None)
+        bands = self._window_bands(pixel_values)
+        return torch.cat([logits.argmax(dim=1) for _, logits in bands], dim=1)
+
+    def _forward_whole(
+        self,
+        pixel_values: Tensor,
+        image_sizes: Tensor | None,
+        output_hidden_states: bool | None = None,
+        output_token_merging: bool | None = None,
+    ) -> AlgmSemanticSegmenterOutput:
+        config = self.config
+        encoded = self.algm(
+            pixel_values,
+            image_sizes=image_sizes,
+            output_hidden_states=output_hidden_states,
+            output_token_merging=output_token_merging,
+            output_packed=True,
+            return_dict=True,
+        )
+        sizes = [pixel_values.shape[-2:]] * pixel_values.shape[0] if image_sizes is None else image_sizes.tolist()
+        grid_sizes = [(-(-height // config.patch_size), -(-width // config.patch_size)) for height, width in sizes]
+        patches = drop_special_tokens(encoded.pack, grid_sizes, config.num_special_tokens)
+        logits = restore_tokens(self.decode_head(patches), patches.token_index)
+        return AlgmSemanticSegmenterOutput(
+            logits=_to_grids(logits, grid_sizes),
+            hidden_states=encoded.hidden_states,
+            token_counts=encoded.token_counts,
+            patch_to_token=encoded.patch_to_token,
+            grid_sizes=encoded.grid_sizes,
+        )
+
+    def _forward_windows(
+        self, pixel_values: Tensor, sizes: GridSizes | None, output_token_merging: bool | None
+    ) -> AlgmSemanticSegmenterOutput:
+        batch_size, _, height, width = pixel_values.shape
+        logits = pixel_values.new_zeros(batch_size, self.config.num_labels, height, width, dtype=torch.float32)
+        if sizes is None:
+            batches = [(slice(0, batch_size), height, width)]
+        else:
+            batches = [(slice(image, image + 1), *size) for image, size in enumerate(sizes)]
+        token_counts = []
+        for images, image_height, image_width in batches:
+            batch = pixel_values[images, :, :image_height, :image_width]
+            window_counts: list[Tensor] | None = [] if output_token_merging else None
+            for top, band in self._window_bands(batch, window_counts):
+                logits[images, :, top : top + band.shape[2], :image_width] = band
+            if output_token_merging:
+                # Windows come row by row, in a row image by image.
+                columns = len(window_starts(image_width, *self._window_geometry))
+                counts = torch.stack(window_counts).unflatten(0, (-1, batch.shape[0], columns))
+                token_counts.append(counts.sum(dim=(0, 2)))
+        return AlgmSemanticSegmenterOutput(
+            logits=logits,
+            token_counts=torch.cat(token_counts) if output_token_merging else None,
+            grid_sizes=None if sizes is None else torch.tensor(sizes, device=logits.device),
+        )
+
+    @property
+    def _window_geometry(self) -> tuple[int, int]:
+        size, stride = self.config.window_size, self.config.window_stride
+        return size, size if stride is None else stride
+
+    def _window_bands(
+        self, images: Tensor, window_counts: list[Tensor] | None = None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """
+        The averaged logits of images of one size in bands of rows; see [`averaged_bands`]. Appends the token counts
+        `(num_hidden_layers,)` of each window to `window_counts`.
+        """
+        config = self.config
+
+        def window_logits(windows: Tensor) -> Iterator[Tensor]:
+            output = self._forward_whole(windows, None, output_token_merging=window_counts is not None)
+            if window_counts is not None:
+                window_counts.extend(output.token_counts)
+            for logits in output.logits:
+                yield upsample_logits(logits[None].float(), windows.shape[-2:], config.patch_size)[0]
+
+        size, stride = self._window_geometry
+        return averaged_bands(window_logits, images, config.num_labels, size, stride, config.window_batch_size)
+
+    def _loss(self, logits: Tensor, labels: Tensor, sizes: GridSizes | None) -> Tensor:
+        config, labels = self.config, labels.to(logits.device)
+        is_pixel_level = config.inference_mode == "slide" and not self.training
+        patch_size = 1 if is_pixel_level else config.patch_size
+        if sizes is None:
+            pixel_logits, pixel_labels = [upsample_logits(logits, labels.shape[-2:], patch_size)], [labels]
+        else:
+            pixel_logits, pixel_labels = [], []
+            for image, (height, width) in enumerate(sizes):
+                rows, columns = -(-height // patch_size), -(-width // patch_size)
+                grid = logits[image : image + 1, :, :rows, :columns]
+                pixel_logits.append(upsample_logits(grid, (height, width), patch_size))
+                pixel_labels.append(labels[image : image + 1, :height, :width])
+        return segmentation_loss(pixel_logits, pixel_labels, config.semantic_loss_ignore_index, config.class_weights)
+
+    def _check_labels(self, labels: Tensor | None, pixel_values: Tensor) -> None:
+        if labels is None:
+            return
+        expected = (pixel_values.shape[0], *pixel_values.shape[-2:])
+        if tuple(labels.shape) != expected:
+            raise ValueError(
+                f"labels has shape {tuple(labels.shape)}: expected (batch_size, height, width) = {expected}, the size of "
+                "pixel_values"
+            )
+        if labels.device.type == "cpu":
+            check_labels(labels, self.config.num_labels, self.config.semantic_loss_ignore_index)
+
+
+def _to_batch(packed: Tensor, lengths: Sequence[int], padding_value: float = 0.0) -> Tensor:
+    """`(sum(lengths), ...)` to `(batch_size, max(lengths), ...)`, padded at the end where lengths differ."""
+    if len(set(lengths)) == 1:
+        return packed.unflatten(0, (len(lengths), lengths[0]))
+    return nn.utils.rnn.pad_sequence(packed.split(list(lengths)), batch_first=True, padding_value=padding_value)
+
+
+def _to_grids(packed: Tensor, grid_sizes: GridSizes) -> Tensor:
+    """`(total_patches, num_labels)` to `(batch_size, num_labels, grid_height, grid_width)`, zero-padded where grids differ."""
+    if len(set(grid_sizes)) == 1:
+        return packed.view(len(grid_sizes), *grid_sizes[0], -1).permute(0, 3, 1, 2).contiguous()
+    height, width = (max(sides) for sides in zip(*grid_sizes))
+    grids = []
+    for patches, (rows, columns) in zip(packed.split([h * w for h, w in grid_sizes]), grid_sizes):
+        grid = patches.view(rows, columns, -1).permute(2, 0, 1)
+        grids.append(nn.functional.pad(grid, (0, width - columns, 0, height - rows)))
+    return torch.stack(grids)
+
+
+__all__ = [
+    "AlgmForSemanticSegmentation",
+    "AlgmModel",
+    "AlgmModelOutput",
+    "AlgmPreTrainedModel",
+    "AlgmSemanticSegmenterOutput",
+]

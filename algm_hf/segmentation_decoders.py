@@ -1,0 +1,105 @@
+# Copyright 2026 The algm-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The two decoders of Segmenter (Strudel et al., ICCV 2021, section 3.2), on packs of merged patch tokens."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .configuration_algm import AlgmConfig
+from .token_merging import TokenPack, full_pack
+from .transformer_layers import AlgmLayer, LayerDimensions, drop_path_rates
+
+
+class AlgmLinearDecoder(nn.Module):
+    """
+    One linear layer from each token to its class logits.
+
+    Args:
+        config ([`AlgmConfig`])
+    """
+
+    def __init__(self, config: AlgmConfig):
+        super().__init__()
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(self, pack: TokenPack) -> Tensor:
+        """
+        Args:
+            pack ([`TokenPack`]): patch tokens, `hidden_size` channels.
+
+        Returns:
+            `Tensor` of shape `(total_tokens, num_labels)`
+        """
+        return self.classifier(pack.hidden_states)
+
+
+class AlgmMaskTransformerDecoder(nn.Module):
+    """
+    Lets the tokens of an image and one learned embedding per class attend to each other; a token's logits are its
+    normalised products with the classes.
+
+    Args:
+        config ([`AlgmConfig`])
+    """
+
+    def __init__(self, config: AlgmConfig):
+        super().__init__()
+        size, num_layers = config.decoder_hidden_size, config.decoder_num_hidden_layers
+        dimensions = LayerDimensions(
+            hidden_size=size,
+            num_attention_heads=config.decoder_num_attention_heads,
+            intermediate_size=config.decoder_intermediate_size,
+            qkv_bias=True,
+            hidden_dropout_prob=config.decoder_dropout_prob,
+            attention_probs_dropout_prob=config.decoder_dropout_prob,
+        )
+        self.projection = nn.Linear(config.hidden_size, size)
+        self.class_embeddings = nn.Parameter(torch.zeros(1, config.num_labels, size))
+        rates = drop_path_rates(config.decoder_drop_path_rate, num_layers)
+        self.layers = nn.ModuleList([AlgmLayer(config, dimensions, rate) for rate in rates])
+        self.layernorm = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.patch_projection = nn.Linear(size, size, bias=False)
+        self.class_projection = nn.Linear(size, size, bias=False)
+        self.mask_norm = nn.LayerNorm(config.num_labels, eps=config.layer_norm_eps)
+
+    def forward(self, pack: TokenPack) -> Tensor:
+        """
+        Args:
+            pack ([`TokenPack`]): patch tokens, `hidden_size` channels.
+
+        Returns:
+            `Tensor` of shape `(total_tokens, num_labels)`
+        """
+        num_images, num_labels = len(pack.lengths), self.class_embeddings.shape[1]
+        patches = self.projection(pack.hidden_states)
+        classes = self.class_embeddings.to(patches.dtype).expand(num_images, -1, -1).flatten(0, 1)
+        order, place = _append_classes(pack.lengths, num_labels, patches.device)
+        joint = full_pack(torch.cat((patches, classes))[order], [length + num_labels for length in pack.lengths])
+        for layer in self.layers:
+            joint = layer(joint)
+        hidden_states = self.layernorm(joint.hidden_states)[place]
+
+        num_patches = patches.shape[0]
+        patches = nn.functional.normalize(self.patch_projection(hidden_states[:num_patches]), dim=-1)
+        classes = nn.functional.normalize(self.class_projection(hidden_states[num_patches:]), dim=-1)
+        classes = classes.view(num_images, num_labels, -1)
+        masks = [image @ image_classes.T for image, image_classes in zip(patches.split(pack.lengths), classes)]
+        return self.mask_norm(torch.cat(masks))
+
+
+def _append_classes(lengths: Sequence[int], num_labels: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """
+    How to put each image's class embeddings behind its tokens: `order` takes all tokens followed by all class embeddings
+    to that pack, `place` takes the pack back; both `(total_tokens + batch_size * num_labels,)`.
+    """
+    images = torch.arange(len(lengths), device=device)
+    num_tokens = sum(lengths)
+    image_of_token = images.repeat_interleave(torch.tensor(lengths, device=device), output_size=num_tokens)
+    image_of_class = images.repeat_interleave(num_labels)
+    order = torch.argsort(torch.cat((image_of_token, image_of_class)), stable=True)
+    return order, torch.argsort(order)
+
+
+__all__ = ["AlgmLinearDecoder", "AlgmMaskTransformerDecoder"]

@@ -1,0 +1,460 @@
+# Copyright 2026 The algm-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+The two token merges of ALGM (CVPR 2024, arXiv 2406.09936, sections 3.2 and 3.3) and their inverse, as pure functions
+on a packed layout.
+
+Vocabulary:
+
+- **pack**: the tokens of all images behind one another, `(total_tokens, hidden_size)`, without padding. The tokens of
+  image `b` are `pack[cu_seqlens[b] : cu_seqlens[b + 1]]`: its special tokens (class token, registers), then the rest.
+- **lengths**: number of tokens of each image, `(batch_size,)`; `cu_seqlens` is their cumulated sum with a leading 0.
+- **sizes**: how many patches each token stands for, `(total_tokens,)` float32. A special token has size 1.
+- **assignment**: what a merge decides: for every token of the pack before it, the index of its token in the pack after
+  it, `(total_tokens,)`. Assignments compose by indexing: `second[first]`.
+- **full pack**: the pack before any merge, `num_special_tokens + grid_height * grid_width` tokens for each image, patches
+  in raster order.
+- **grid**: height and width of an image in patches. Images of one pack may have different grids.
+
+A merge is a decision (`local_assignment`, `global_assignment`: float32, without gradient, each image by itself) and its
+execution (`merge_tokens`: a size-weighted mean, differentiable). `restore_tokens` copies every merged token back to all
+the positions that it stands for.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class TokenPack(NamedTuple):
+    """
+    The tokens of a batch of images, without padding.
+
+    Attributes:
+        hidden_states (`Tensor` of shape `(total_tokens, hidden_size)`):
+            The pack.
+        sizes (`Tensor` of shape `(total_tokens,)`, float32):
+            How many patches each token stands for; 1 for special tokens.
+        token_index (`Tensor` of shape `(num_positions,)`, int64):
+            For each position of the full pack, the index of the token that now stands for it.
+        lengths (`list[int]` of length `batch_size`):
+            Number of tokens of each image, known to the host.
+        cu_seqlens (`Tensor` of shape `(batch_size + 1,)`, int32):
+            Start of each image in the pack, and the end of the last one.
+    """
+
+    hidden_states: Tensor
+    sizes: Tensor
+    token_index: Tensor
+    lengths: list[int]
+    cu_seqlens: Tensor
+
+
+class Assignment(NamedTuple):
+    """
+    The decision of one merge.
+
+    Attributes:
+        index (`Tensor` of shape `(total_tokens,)`, int64):
+            For each token of the old pack, the index of the token of the new pack that it becomes part of.
+        lengths (`Tensor` of shape `(batch_size,)`, int64):
+            Number of tokens of each image in the new pack.
+    """
+
+    index: Tensor
+    lengths: Tensor
+
+
+def cumulated_lengths(lengths: Tensor) -> Tensor:
+    """
+    Start of each image in a pack, and the end of the last one.
+
+    Args:
+        lengths (`Tensor` of shape `(batch_size,)`, integer): number of tokens of each image.
+
+    Returns:
+        `Tensor` of shape `(batch_size + 1,)`, int64: `cu_seqlens`, starting with 0.
+    """
+    return torch.nn.functional.pad(lengths.to(torch.int64).cumsum(0), (1, 0))
+
+
+def full_lengths(grid_sizes: Sequence[tuple[int, int]], num_special_tokens: int) -> list[int]:
+    """
+    Number of tokens of each image before any merge.
+
+    Args:
+        grid_sizes (`Sequence[tuple[int, int]]` of length `batch_size`): height and width of each image in patches.
+        num_special_tokens (`int`): number of tokens in front of an image's patches, >= 0.
+
+    Returns:
+        `list[int]` of length `batch_size`.
+    """
+    return [num_special_tokens + height * width for height, width in grid_sizes]
+
+
+@torch.no_grad()
+def window_similarity(tokens: Tensor) -> Tensor:
+    r"""
+    Mean cosine similarity over the ordered pairs of distinct tokens of each window, without forming pairs: with unit
+    vectors `u_i` and `n` tokens, `(|sum_i u_i|^2 - n) / (n * (n - 1))` (paper, section 3.2).
+
+    Args:
+        tokens (`Tensor` of shape `(num_windows, n, hidden_size)`): the tokens of each window, `n >= 2`.
+
+    Returns:
+        `Tensor` of shape `(num_windows,)`, float32, in [-1 / (n - 1), 1].
+    """
+    num_tokens = tokens.shape[1]
+    unit_sum = torch.nn.functional.normalize(tokens.float(), dim=-1).sum(dim=1)
+    return (unit_sum.square().sum(dim=-1) - num_tokens) / (num_tokens * (num_tokens - 1))
+
+
+@torch.no_grad()
+def local_assignment(
+    hidden_states: Tensor,
+    grid_sizes: Sequence[tuple[int, int]],
+    num_special_tokens: int,
+    window_size: int,
+    threshold: float,
+) -> Assignment:
+    """
+    Decide the local merge (paper, section 3.2): every complete `window_size x window_size` window of patches whose
+    mean pairwise cosine similarity is at least `threshold` becomes one token.
+
+    The order of an image's new tokens is: special tokens, merged windows by descending similarity (equal ones in raster
+    order), unmerged patches in raster order. Patches of windows that the grid cuts off stay unmerged.
+
+    Args:
+        hidden_states (`Tensor` of shape `(total_tokens, hidden_size)`): a full pack.
+        grid_sizes (`Sequence[tuple[int, int]]` of length `batch_size`): height and width of each image in patches.
+        num_special_tokens (`int`): number of tokens in front of an image's patches, >= 0.
+        window_size (`int`): side of a window in patches, >= 2.
+        threshold (`float`): tau in [-1, 1].
+
+    Returns:
+        [`Assignment`]
+
+    Raises:
+        ValueError: if the pack does not hold the tokens that `grid_sizes` and `num_special_tokens` say.
+    """
+    device = hidden_states.device
+    lengths = full_lengths(grid_sizes, num_special_tokens)
+    if hidden_states.shape[0] != sum(lengths):
+        raise ValueError(
+            f"hidden_states has {hidden_states.shape[0]} tokens: expected the {sum(lengths)} tokens of the grids "
+            f"{list(grid_sizes)} with {num_special_tokens} special tokens each; the local merge needs an unmerged pack"
+        )
+    starts = cumulated_lengths(torch.tensor(lengths))[:-1].tolist()
+    windows = [
+        _window_positions(*grid, window_size, device) + (start + num_special_tokens)
+        for grid, start in zip(grid_sizes, starts, strict=True)
+    ]
+    num_windows = [image_windows.shape[0] for image_windows in windows]
+    windows = torch.cat(windows)  # (total_windows, n): pack index of each token of each window
+    image_of_window = _repeat_each(range(len(lengths)), num_windows, device)
+    image_of_token = _repeat_each(range(len(lengths)), lengths, device)
+    tokens_per_window = window_size * window_size
+
+    similarity = window_similarity(hidden_states[windows])
+    merged = similarity >= threshold
+    num_merged = torch.zeros(len(lengths), dtype=torch.int64, device=device).index_add_(
+        0, image_of_window, merged.long()
+    )
+    new_lengths = torch.tensor(lengths, device=device) - num_merged * (tokens_per_window - 1)
+    new_starts = cumulated_lengths(new_lengths)[:-1]
+
+    # Two stable sorts order the windows by image and, inside an image, by descending similarity. A merged window's
+    # place among its image's windows is its place among the merged ones, since those come first.
+    order = torch.argsort(similarity.masked_fill(~merged, -torch.inf), descending=True, stable=True)
+    order = order[torch.argsort(image_of_window[order], stable=True)]
+    first_window = cumulated_lengths(torch.tensor(num_windows, device=device))[:-1]
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(order.shape[0], device=device)
+    rank -= first_window[image_of_window]
+    window_target = new_starts[image_of_window] + num_special_tokens + rank
+
+    in_merged_window = torch.zeros(hidden_states.shape[0], dtype=torch.bool, device=device)
+    in_merged_window[windows.flatten()] = merged.repeat_interleave(tokens_per_window)
+    # Tokens that stay keep their order: their place is the number of staying tokens before them in the image, and
+    # behind the special tokens (which stay, and come first) the merged windows are put in between.
+    stays = ~in_merged_window
+    before = stays.cumsum(0) - stays.long()
+    place = before - before[torch.tensor(starts, device=device)][image_of_token]
+    is_patch = place >= num_special_tokens
+    target = new_starts[image_of_token] + place + is_patch * num_merged[image_of_token]
+    window_of_token = torch.zeros(hidden_states.shape[0], dtype=torch.int64, device=device)
+    window_of_token[windows.flatten()] = window_target.repeat_interleave(tokens_per_window)
+    return Assignment(torch.where(stays, target, window_of_token), new_lengths)
+
+
+@torch.no_grad()
+def global_assignment(hidden_states: Tensor, lengths: Sequence[int], special_mask: Tensor, layer: int) -> Assignment:
+    """
+    Decide the global merge (paper, section 3.3): of each image's sequence the tokens at even positions (set `A`) look for
+    their most similar token at an odd position (set `B`); those whose cosine similarity is at least
+    `mean + std / layer` over the image's `A` tokens merge into it (unbiased standard deviation, so that an image with
+    fewer than two candidates merges nothing). Special tokens neither merge nor are merged into.
+
+    The order of an image's new tokens is: the unmerged tokens of `A`, then all of `B`, each in their old order.
+
+    Args:
+        hidden_states (`Tensor` of shape `(total_tokens, hidden_size)`): a pack.
+        lengths (`Sequence[int]` of length `batch_size`): number of tokens of each image, >= 1.
+        special_mask (`Tensor` of shape `(total_tokens,)`, bool): `True` for special tokens.
+        layer (`int`): the layer after whose attention this happens, counted from 1.
+
+    Returns:
+        [`Assignment`]
+    """
+    device, longest = hidden_states.device, max(lengths)
+    lengths = torch.tensor(lengths, device=device)
+    starts = cumulated_lengths(lengths)[:-1]
+    # Padded to the longest image only here, for one batched product of half by half tokens; nothing padded leaves.
+    position = torch.arange(longest + longest % 2, device=device)
+    exists = position < lengths[:, None]  # (batch_size, padded_length)
+    pack_index = (starts[:, None] + position).clamp(max=hidden_states.shape[0] - 1)
+    mergeable = exists & ~special_mask[pack_index]
+
+    unit = torch.nn.functional.normalize(hidden_states.float(), dim=-1)
+    with torch.autocast(device_type=device.type, enabled=False):
+        similarity = unit[pack_index[:, 0::2]] @ unit[pack_index[:, 1::2]].transpose(1, 2)
+    similarity.masked_fill_(~mergeable[:, None, 1::2], -torch.inf)
+    score, nearest = similarity.max(dim=-1)  # (batch_size, padded_length / 2), of A
+
+    candidate = mergeable[:, 0::2] & (score > -torch.inf)
+    threshold = _mean_plus_std(score, candidate, layer)
+    merged = candidate & (score >= threshold[:, None])
+
+    stays = exists[:, 0::2] & ~merged
+    num_staying = stays.sum(dim=1)
+    new_lengths = lengths - merged.sum(dim=1)
+    new_starts = cumulated_lengths(new_lengths)[:-1, None]
+    target_b = new_starts + num_staying[:, None] + torch.arange(nearest.shape[1], device=device)
+    target_a = torch.where(merged, target_b.gather(1, nearest), new_starts + stays.cumsum(dim=1) - 1)
+
+    target = torch.stack((target_a, target_b), dim=2).flatten(1)  # back to sequence order
+    # The pack index of an existing position is unique; those of padding write into one slot behind the end.
+    index = torch.empty(hidden_states.shape[0] + 1, dtype=torch.int64, device=device)
+    index[torch.where(exists, pack_index, hidden_states.shape[0])] = target
+    return Assignment(index[:-1], new_lengths)
+
+
+def merge_tokens(
+    hidden_states: Tensor, sizes: Tensor, assignment_index: Tensor, num_tokens: int
+) -> tuple[Tensor, Tensor]:
+    """
+    Replace each group of tokens that share an assignment by its size-weighted mean. Differentiable with respect to
+    `hidden_states`; accumulates in float32 at least. A token that merges with nobody is copied bit for bit.
+
+    Args:
+        hidden_states (`Tensor` of shape `(total_tokens, hidden_size)`): the old pack.
+        sizes (`Tensor` of shape `(total_tokens,)`, floating point): how many patches each old token stands for.
+        assignment_index (`Tensor` of shape `(total_tokens,)`, int64): new index of each old token, in
+            `0..num_tokens - 1`, each of them used.
+        num_tokens (`int`): number of tokens of the new pack.
+
+    Returns:
+        `tuple[Tensor, Tensor]`: the new pack `(num_tokens, hidden_size)` in the dtype of the old one and the sizes of
+        its tokens `(num_tokens,)`.
+    """
+    new_sizes = sizes.new_zeros(num_tokens).index_add(0, assignment_index, sizes)
+    # The weight of a token that stays alone is exactly 1, whatever its size.
+    dtype = torch.promote_types(hidden_states.dtype, torch.float32)
+    weights = sizes.to(dtype) / new_sizes[assignment_index].to(dtype)
+    weighted = hidden_states * weights[:, None]
+    merged = weighted.new_zeros(num_tokens, hidden_states.shape[1]).index_add(0, assignment_index, weighted)
+    return merged.to(hidden_states.dtype), new_sizes
+
+
+def full_pack(hidden_states: Tensor, lengths: Sequence[int]) -> TokenPack:
+    """
+    A pack in which nothing is merged yet.
+
+    Args:
+        hidden_states (`Tensor` of shape `(total_tokens, hidden_size)`): the tokens of all images behind one another.
+        lengths (`Sequence[int]` of length `batch_size`): number of tokens of each image.
+
+    Returns:
+        [`TokenPack`]
+    """
+    device, num_tokens = hidden_states.device, hidden_states.shape[0]
+    cu_seqlens = cumulated_lengths(torch.tensor(lengths)).to(device, torch.int32)
+    sizes = torch.ones(num_tokens, device=device)
+    return TokenPack(hidden_states, sizes, torch.arange(num_tokens, device=device), list(lengths), cu_seqlens)
+
+
+def special_positions(
+    grid_sizes: Sequence[tuple[int, int]], num_special_tokens: int, device: torch.device | None = None
+) -> Tensor:
+    """
+    Which positions of a full pack hold special tokens.
+
+    Args:
+        grid_sizes (`Sequence[tuple[int, int]]` of length `batch_size`): height and width of each image in patches.
+        num_special_tokens (`int`): number of tokens in front of an image's patches, >= 0.
+        device (`torch.device`, *optional*): where the result lives.
+
+    Returns:
+        `Tensor` of shape `(num_positions,)`, bool
+    """
+    lengths = full_lengths(grid_sizes, num_special_tokens)
+    positions = torch.cat([torch.arange(length, device=device) for length in lengths])
+    return positions < num_special_tokens
+
+
+def local_merge(
+    pack: TokenPack,
+    grid_sizes: Sequence[tuple[int, int]],
+    num_special_tokens: int,
+    window_size: int,
+    threshold: float,
+) -> TokenPack:
+    """
+    Decide and execute the local merge (paper, section 3.2) on an unmerged pack. See [`local_assignment`] for the
+    arguments and errors.
+
+    Returns:
+        [`TokenPack`]
+    """
+    assignment = local_assignment(pack.hidden_states, grid_sizes, num_special_tokens, window_size, threshold)
+    return apply_assignment(pack, assignment)
+
+
+def global_merge(
+    pack: TokenPack, grid_sizes: Sequence[tuple[int, int]], num_special_tokens: int, layer: int
+) -> TokenPack:
+    """
+    Decide and execute the global merge (paper, section 3.3) on a pack. See [`global_assignment`] for what it does.
+
+    Args:
+        pack ([`TokenPack`]): merged before or not.
+        grid_sizes (`Sequence[tuple[int, int]]` of length `batch_size`): height and width of each image in patches.
+        num_special_tokens (`int`): number of tokens in front of an image's patches, >= 0.
+        layer (`int`): the layer after whose attention this happens, counted from 1.
+
+    Returns:
+        [`TokenPack`]
+    """
+    special_mask = _special_tokens(pack, grid_sizes, num_special_tokens)
+    return apply_assignment(pack, global_assignment(pack.hidden_states, pack.lengths, special_mask, layer))
+
+
+def apply_assignment(pack: TokenPack, assignment: Assignment) -> TokenPack:
+    """
+    Execute a merge on a pack. The only place where the host waits for the device: it must know the new lengths.
+
+    Args:
+        pack ([`TokenPack`]): the old pack.
+        assignment ([`Assignment`]): the decision.
+
+    Returns:
+        [`TokenPack`]: the new pack; `token_index` still has one entry for each position of the full pack.
+    """
+    lengths = assignment.lengths.tolist()
+    hidden_states, sizes = merge_tokens(pack.hidden_states, pack.sizes, assignment.index, sum(lengths))
+    cu_seqlens = cumulated_lengths(assignment.lengths).to(torch.int32)
+    return TokenPack(hidden_states, sizes, assignment.index[pack.token_index], lengths, cu_seqlens)
+
+
+def drop_special_tokens(pack: TokenPack, grid_sizes: Sequence[tuple[int, int]], num_special_tokens: int) -> TokenPack:
+    """
+    Remove the special tokens of a pack, wherever they stand (with two or more, the global merge moves some of them behind
+    patch tokens).
+
+    Args:
+        pack ([`TokenPack`]): merged or not.
+        grid_sizes (`Sequence[tuple[int, int]]` of length `batch_size`): height and width of each image in patches.
+        num_special_tokens (`int`): number of special tokens of each image, >= 0.
+
+    Returns:
+        [`TokenPack`]: the patch tokens in their order; `token_index` has one entry for each patch.
+    """
+    if num_special_tokens == 0:
+        return pack
+    device, batch_size = pack.hidden_states.device, len(pack.lengths)
+    is_special = _special_tokens(pack, grid_sizes, num_special_tokens)
+    kept = _indices_of_false(is_special, batch_size * num_special_tokens)
+    patches = _indices_of_false(
+        special_positions(grid_sizes, num_special_tokens, device), batch_size * num_special_tokens
+    )
+    new_index = (~is_special).cumsum(0) - 1
+    lengths = [length - num_special_tokens for length in pack.lengths]
+    offsets = torch.arange(batch_size + 1, device=device, dtype=torch.int32) * num_special_tokens
+    return TokenPack(
+        pack.hidden_states[kept],
+        pack.sizes[kept],
+        new_index[pack.token_index[patches]],
+        lengths,
+        pack.cu_seqlens - offsets,
+    )
+
+
+def restore_tokens(hidden_states: Tensor, token_index: Tensor) -> Tensor:
+    """
+    The inverse of merging: copy each token to all the positions that it stands for. The identity when nothing merged.
+
+    Args:
+        hidden_states (`Tensor` of shape `(total_tokens, channels)`): a pack.
+        token_index (`Tensor` of shape `(num_positions,)`, int64): pack index of the token of each position.
+
+    Returns:
+        `Tensor` of shape `(num_positions, channels)`
+    """
+    return hidden_states.index_select(0, token_index)
+
+
+def _special_tokens(pack: TokenPack, grid_sizes: Sequence[tuple[int, int]], num_special_tokens: int) -> Tensor:
+    """Which tokens of a pack are special, `(total_tokens,)` bool. A special token stands for one position only."""
+    special = torch.zeros(pack.hidden_states.shape[0], dtype=torch.bool, device=pack.hidden_states.device)
+    special[pack.token_index] = special_positions(grid_sizes, num_special_tokens, special.device)
+    return special
+
+
+def _indices_of_false(mask: Tensor, num_true: int) -> Tensor:
+    """Ascending indices of `False`; a stable sort, since `nonzero` would make the host wait for the device."""
+    return torch.argsort(mask.to(torch.uint8), stable=True)[: mask.shape[0] - num_true]
+
+
+def _window_positions(height: int, width: int, window_size: int, device: torch.device) -> Tensor:
+    """Raster positions `(num_windows, window_size ** 2)` of the patches of each complete window of a grid."""
+    rows, columns = height // window_size, width // window_size
+    raster = torch.arange(height * width, device=device).view(height, width)
+    raster = raster[: rows * window_size, : columns * window_size]
+    windows = raster.reshape(rows, window_size, columns, window_size).transpose(1, 2)
+    return windows.reshape(rows * columns, window_size * window_size)
+
+
+def _repeat_each(values: Sequence[int], repeats: Sequence[int], device: torch.device) -> Tensor:
+    """`values[i]` repeated `repeats[i]` times, `(sum(repeats),)`; the output size is known, so nothing waits for it."""
+    repeated = torch.tensor(values, device=device)
+    return repeated.repeat_interleave(torch.tensor(repeats, device=device), output_size=sum(repeats))
+
+
+def _mean_plus_std(score: Tensor, candidate: Tensor, layer: int) -> Tensor:
+    """`mean + std / layer` over each row's candidates (unbiased); NaN, which no score reaches, below two of them."""
+    count = candidate.sum(dim=1)
+    score = score.masked_fill(~candidate, 0.0)
+    mean = score.sum(dim=1) / count
+    deviation = (score - mean[:, None]).masked_fill(~candidate, 0.0)
+    return mean + (deviation.square().sum(dim=1) / (count - 1)).sqrt() / layer
+
+
+__all__ = [
+    "Assignment",
+    "TokenPack",
+    "apply_assignment",
+    "cumulated_lengths",
+    "drop_special_tokens",
+    "full_lengths",
+    "full_pack",
+    "global_assignment",
+    "global_merge",
+    "local_assignment",
+    "local_merge",
+    "merge_tokens",
+    "restore_tokens",
+    "special_positions",
+    "window_similarity",
+]

@@ -1,0 +1,172 @@
+# Copyright 2026 The algm-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Pre-norm transformer layers on packs: shared by the encoder and the mask transformer."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .configuration_algm import AlgmConfig
+from .packed_attention import packed_attention
+from .token_merging import TokenPack
+
+
+class LayerDimensions(NamedTuple):
+    """
+    What distinguishes the layers of the encoder from those of the decoder.
+
+    Attributes:
+        hidden_size (`int`): number of channels of a token.
+        num_attention_heads (`int`): number of heads, a divisor of `hidden_size`.
+        intermediate_size (`int`): number of channels inside the MLP.
+        qkv_bias (`bool`): whether queries, keys and values have a bias.
+        hidden_dropout_prob (`float`): dropout in [0, 1) after the attention and after the MLP.
+        attention_probs_dropout_prob (`float`): dropout in [0, 1) on the attention weights.
+    """
+
+    hidden_size: int
+    num_attention_heads: int
+    intermediate_size: int
+    qkv_bias: bool
+    hidden_dropout_prob: float
+    attention_probs_dropout_prob: float
+
+
+class AlgmDropPath(nn.Module):
+    """
+    Stochastic depth on a pack: drops the residual branch of an image as a whole and scales up those that stay, in
+    training mode only.
+
+    Args:
+        drop_prob (`float`): probability in [0, 1).
+    """
+
+    def __init__(self, drop_prob: float):
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, hidden_states: Tensor, lengths: Sequence[int]) -> Tensor:
+        if self.drop_prob == 0.0 or not self.training:
+            return hidden_states
+        keep_prob = 1.0 - self.drop_prob
+        keep = hidden_states.new_empty(len(lengths)).bernoulli_(keep_prob).div_(keep_prob)
+        repeats = torch.tensor(lengths, device=keep.device)
+        return hidden_states * keep.repeat_interleave(repeats, output_size=hidden_states.shape[0])[:, None]
+
+    def extra_repr(self) -> str:
+        return f"drop_prob={self.drop_prob}"
+
+
+class AlgmAttentionBlock(GradientCheckpointingLayer):
+    """
+    `x + attention(layernorm(x))` on a pack.
+
+    Args:
+        config ([`AlgmConfig`]): for `_attn_implementation`, read at every call, `layer_norm_eps`.
+        dimensions ([`LayerDimensions`])
+        drop_path_rate (`float`): probability in [0, 1) to drop the branch of an image.
+    """
+
+    # Read by transformers' attention functions.
+    is_causal = False
+    num_key_value_groups = 1
+
+    def __init__(self, config: AlgmConfig, dimensions: LayerDimensions, drop_path_rate: float):
+        super().__init__()
+        self.config = config
+        self.num_attention_heads = dimensions.num_attention_heads
+        self.head_dim = dimensions.hidden_size // dimensions.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = dimensions.attention_probs_dropout_prob
+        self.layernorm = nn.LayerNorm(dimensions.hidden_size, eps=config.layer_norm_eps)
+        self.qkv = nn.Linear(dimensions.hidden_size, 3 * dimensions.hidden_size, bias=dimensions.qkv_bias)
+        self.o_proj = nn.Linear(dimensions.hidden_size, dimensions.hidden_size)
+        self.dropout = nn.Dropout(dimensions.hidden_dropout_prob)
+        self.drop_path = AlgmDropPath(drop_path_rate)
+
+    def forward(self, hidden_states: Tensor, lengths: Sequence[int], cu_seqlens: Tensor) -> Tensor:
+        qkv = self.qkv(self.layernorm(hidden_states))
+        query, key, value = qkv.view(-1, 3, self.num_attention_heads, self.head_dim).unbind(1)
+        output = packed_attention(
+            self,
+            query,
+            key,
+            value,
+            lengths,
+            cu_seqlens,
+            scaling=self.scaling,
+            dropout=self.attention_dropout if self.training else 0.0,
+            implementation=self.config._attn_implementation,
+        )
+        return hidden_states + self.drop_path(self.dropout(self.o_proj(output)), lengths)
+
+
+class AlgmMlpBlock(GradientCheckpointingLayer):
+    """
+    `x + mlp(layernorm(x))` on a pack.
+
+    Args:
+        config ([`AlgmConfig`]): for `hidden_act` and `layer_norm_eps`.
+        dimensions ([`LayerDimensions`])
+        drop_path_rate (`float`): probability in [0, 1) to drop the branch of an image.
+    """
+
+    def __init__(self, config: AlgmConfig, dimensions: LayerDimensions, drop_path_rate: float):
+        super().__init__()
+        self.layernorm = nn.LayerNorm(dimensions.hidden_size, eps=config.layer_norm_eps)
+        self.fc1 = nn.Linear(dimensions.hidden_size, dimensions.intermediate_size)
+        self.activation_fn = ACT2FN[config.hidden_act]
+        self.fc2 = nn.Linear(dimensions.intermediate_size, dimensions.hidden_size)
+        self.dropout = nn.Dropout(dimensions.hidden_dropout_prob)
+        self.drop_path = AlgmDropPath(drop_path_rate)
+
+    def forward(self, hidden_states: Tensor, lengths: Sequence[int]) -> Tensor:
+        output = self.fc2(self.activation_fn(self.fc1(self.layernorm(hidden_states))))
+        return hidden_states + self.drop_path(self.dropout(output), lengths)
+
+
+class AlgmLayer(nn.Module):
+    """
+    A transformer layer with an optional merge between the attention and the MLP (paper, figure 3).
+
+    The two halves are checkpointed separately: the merge in between is then never recomputed, so rounding cannot make the
+    backward pass see other tokens than the forward pass.
+
+    Args:
+        config ([`AlgmConfig`])
+        dimensions ([`LayerDimensions`])
+        drop_path_rate (`float`): probability in [0, 1) to drop a branch of an image.
+    """
+
+    def __init__(self, config: AlgmConfig, dimensions: LayerDimensions, drop_path_rate: float = 0.0):
+        super().__init__()
+        self.attention = AlgmAttentionBlock(config, dimensions, drop_path_rate)
+        self.mlp = AlgmMlpBlock(config, dimensions, drop_path_rate)
+
+    def forward(self, pack: TokenPack, merge: Callable[[TokenPack], TokenPack] | None = None) -> TokenPack:
+        pack = pack._replace(hidden_states=self.attention(pack.hidden_states, pack.lengths, pack.cu_seqlens))
+        if merge is not None:
+            pack = merge(pack)
+        return pack._replace(hidden_states=self.mlp(pack.hidden_states, pack.lengths))
+
+
+def drop_path_rates(last_rate: float, num_layers: int) -> list[float]:
+    """
+    Stochastic depth of each layer: linear from 0 at the first to `last_rate` at the last, as timm's and transformers'
+    ViTs do. Plain Python, since models are built on the meta device, where tensors have no values.
+
+    Args:
+        last_rate (`float`): rate of the last layer in [0, 1).
+        num_layers (`int`): number of layers, >= 0.
+
+    Returns:
+        `list[float]` of length `num_layers`
+    """
+    return [last_rate * index / max(1, num_layers - 1) for index in range(num_layers)]
+
+
+__all__ = ["AlgmAttentionBlock", "AlgmDropPath", "AlgmLayer", "AlgmMlpBlock", "LayerDimensions", "drop_path_rates"]
