@@ -436,9 +436,9 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
             output = self._forward_windows(pixel_values, sizes, output_token_merging)
         else:
             output = self._forward_whole(pixel_values, image_sizes, output_hidden_states, output_token_merging)
-        if labels is not None:
-            output.loss = self._loss(output.logits, labels, sizes)
-        return output
+        if labels is None:
+            return output
+        return AlgmSemanticSegmenterOutput(**{**output, "loss": self._loss(output.logits, labels, sizes)})
 
     @torch.no_grad()
     def segment(self, pixel_values: Tensor) -> Tensor:

@@ -1,0 +1,85 @@
+# Copyright 2026 The algm-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+from tiny_models import blocky_images, tiny_config, tiny_model
+
+from algm_hf import AlgmConfig
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"local_merge_layer": 0}, r"local_merge_layer=0: expected None or an integer in 1\.\.4"),
+        ({"global_merge_layer": 5}, r"global_merge_layer=5: expected None or an integer in 1\.\.4"),
+        ({"global_merge_layer": 2.5}, r"global_merge_layer=2\.5: expected None or an integer"),
+        ({"local_merge_layer": True}, r"local_merge_layer=True: expected None or an integer"),
+        ({"local_merge_layer": 3}, r"local_merge_layer=3 and global_merge_layer=3: expected the local merge before"),
+        ({"merge_window_size": 1}, r"merge_window_size=1: expected an integer of at least 2"),
+        ({"merge_threshold": 1.5}, r"merge_threshold=1\.5: expected a number in \[-1\.0, 1\.0\]"),
+        ({"merge_threshold": float("nan")}, r"merge_threshold=nan: expected a number"),
+        ({"use_token_merging": "yes"}, r"use_token_merging='yes': expected True or False"),
+        ({"inference_mode": "tiles"}, r"inference_mode='tiles': expected one of slide, whole"),
+        ({"inference_mode": "slide"}, r"window_size=None: inference_mode='slide' expects"),
+        ({"window_size": 4}, r"window_size=4: expected an integer of at least 8"),
+        ({"window_size": 32, "window_stride": 33}, r"window_stride=33: .* at least 1 and at most 32"),
+        ({"window_batch_size": 0}, r"window_batch_size=0: expected an integer of at least 1"),
+        ({"class_weights": [1.0, 2.0]}, r"class_weights=\[1\.0, 2\.0\]: .* num_labels=5"),
+        ({"class_weights": [1.0, 2.0, 1, 1, -1]}, r"class_weights=.*: expected None or one number >= 0"),
+        ({"semantic_loss_ignore_index": None}, r"semantic_loss_ignore_index=None: expected an integer"),
+        ({"hidden_size": 0}, r"hidden_size=0: expected an integer of at least 1"),
+        ({"num_attention_heads": 5}, r"num_attention_heads=5: expected a divisor of hidden_size=32"),
+        ({"decoder_num_attention_heads": 3}, r"decoder_num_attention_heads=3: expected a divisor of decoder_hidden_size"),
+        ({"decoder_type": "fpn"}, r"decoder_type='fpn': expected one of linear, mask_transformer"),
+        ({"image_size": 60}, r"image_size=60: .* multiples of patch_size=8"),
+        ({"image_size": (64, 64, 64)}, r"image_size=\[64, 64, 64\]: expected an integer or \(height, width\)"),
+        ({"drop_path_rate": 1.0}, r"drop_path_rate=1\.0: expected a number in \[0, 1\)"),
+        ({"num_register_tokens": -1}, r"num_register_tokens=-1: expected an integer of at least 0"),
+        ({"qkv_bias": 1}, r"qkv_bias=1: expected True or False"),
+    ],
+)
+def test_a_field_out_of_range_is_refused_by_name(fields, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_config(**fields)
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [("merge_threshold", 2), ("local_merge_layer", 9), ("merge_window_size", 0), ("inference_mode", "slide")],
+)
+def test_a_field_changed_on_a_loaded_model_is_checked_at_the_next_call(field, value):
+    model = tiny_model()
+    setattr(model.config, field, value)
+    for module in (model, model.algm):
+        with pytest.raises(ValueError, match="expect"):
+            module(blocky_images(1, 32, 32))
+
+
+def test_a_saved_config_comes_back_equal(tmp_path):
+    config = tiny_config(
+        id2label={i: name for i, name in enumerate("abcde")},
+        class_weights=(1, 2, 3, 4, 5),
+        image_size=(64, 32),
+        inference_mode="slide",
+        window_size=32,
+        window_stride=16,
+        decoder_hidden_size=48,
+        global_merge_layer=None,
+    )
+    config.save_pretrained(tmp_path)
+    loaded = AlgmConfig.from_pretrained(tmp_path)
+    ours, theirs = config.to_dict(), loaded.to_dict()
+    for key in ("_name_or_path", "auto_map", "transformers_version"):
+        ours.pop(key, None), theirs.pop(key, None)
+    assert ours == theirs
+    assert loaded.id2label == {i: name for i, name in enumerate("abcde")}
+
+
+def test_the_default_config_is_the_papers_vit_small():
+    config = AlgmConfig()
+    assert (config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (384, 12, 6)
+    assert (config.local_merge_layer, config.global_merge_layer, config.merge_threshold) == (1, 5, 0.88)
+    assert (config.decoder_hidden_size, config.decoder_num_attention_heads, config.decoder_intermediate_size) == (
+        384,
+        6,
+        1536,
+    )
