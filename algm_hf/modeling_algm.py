@@ -328,7 +328,7 @@ class AlgmModel(AlgmPreTrainedModel):
             token_counts.append(pack.lengths)
             if output_hidden_states:
                 all_hidden_states.append(self._restore(pack, grid_sizes))
-        pack = pack._replace(hidden_states=self.layernorm(pack.hidden_states))
+        pack = pack.with_hidden_states(self.layernorm(pack.hidden_states))
 
         device = pixel_values.device
         return AlgmModelOutput(

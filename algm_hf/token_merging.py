@@ -51,6 +51,10 @@ class TokenPack(NamedTuple):
     lengths: list[int]
     cu_seqlens: Tensor
 
+    def with_hidden_states(self, hidden_states: Tensor) -> "TokenPack":
+        """The same tokens with other features `(total_tokens, any_size)`. (torch 2.11 cannot compile `_replace`.)"""
+        return TokenPack(hidden_states, self.sizes, self.token_index, self.lengths, self.cu_seqlens)
+
 
 class Assignment(NamedTuple):
     """
@@ -304,6 +308,7 @@ def special_positions(
     return positions < num_special_tokens
 
 
+@torch.compiler.disable
 def local_merge(
     pack: TokenPack,
     grid_sizes: Sequence[tuple[int, int]],
@@ -322,6 +327,7 @@ def local_merge(
     return apply_assignment(pack, assignment)
 
 
+@torch.compiler.disable
 def global_merge(
     pack: TokenPack, grid_sizes: Sequence[tuple[int, int]], num_special_tokens: int, layer: int
 ) -> TokenPack:

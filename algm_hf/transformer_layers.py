@@ -148,10 +148,10 @@ class AlgmLayer(nn.Module):
         self.mlp = AlgmMlpBlock(config, dimensions, drop_path_rate)
 
     def forward(self, pack: TokenPack, merge: Callable[[TokenPack], TokenPack] | None = None) -> TokenPack:
-        pack = pack._replace(hidden_states=self.attention(pack.hidden_states, pack.lengths, pack.cu_seqlens))
+        pack = pack.with_hidden_states(self.attention(pack.hidden_states, pack.lengths, pack.cu_seqlens))
         if merge is not None:
             pack = merge(pack)
-        return pack._replace(hidden_states=self.mlp(pack.hidden_states, pack.lengths))
+        return pack.with_hidden_states(self.mlp(pack.hidden_states, pack.lengths))
 
 
 def drop_path_rates(last_rate: float, num_layers: int) -> list[float]:
