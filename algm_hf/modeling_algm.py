@@ -1,12 +1,12 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-ALGM in PyTorch: a plain Vision Transformer that merges similar tokens twice, and a Segmenter decoder on the merged tokens
-("ALGM: Adaptive Local-then-Global Token Merging for Efficient Semantic Segmentation with Plain Vision Transformers",
-CVPR 2024, arXiv 2406.09936).
+ALGM in PyTorch: a plain Vision Transformer that merges similar tokens twice, and a Segmenter decoder on the merged
+tokens ("ALGM: Adaptive Local-then-Global Token Merging for Efficient Semantic Segmentation with Plain Vision
+Transformers", CVPR 2024, arXiv 2406.09936).
 
-Between the embeddings and the logits the tokens of a batch live in a pack (see `token_merging.py`): every image keeps as
-many tokens as it needs, so no image's result depends on what else is in the batch.
+Between the embeddings and the logits the tokens of a batch live in a pack (see `token_merging.py`): every image keeps
+as many tokens as it needs, so no image's result depends on what else is in the batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +21,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_algm import AlgmConfig
+from .packed_attention import packed_attention  # noqa: F401 - transformers 5.4 copies only what this file itself imports
 from .segmentation_decoders import AlgmLinearDecoder, AlgmMaskTransformerDecoder
 from .segmentation_loss import check_labels, segmentation_loss, upsample_logits
 from .sliding_window import averaged_bands, window_starts
@@ -35,6 +36,7 @@ from .token_merging import (
     restore_tokens,
 )
 from .transformer_layers import AlgmLayer, LayerDimensions, drop_path_rates
+from .vit_embeddings import AlgmEmbeddings
 
 
 GridSizes = Sequence[tuple[int, int]]
@@ -43,18 +45,18 @@ GridSizes = Sequence[tuple[int, int]]
 @dataclass
 class AlgmModelOutput(ModelOutput):
     """
-    Output of [`AlgmModel`]. All sequences are restored: every position of the full sequence has its token's features. When
-    images of different sizes are given, shorter sequences are padded with zeros at the end.
+    Output of [`AlgmModel`]. All sequences are restored: every position of the full sequence has its token's features.
+    When images of different sizes are given, shorter sequences are padded with zeros at the end.
 
     Args:
         last_hidden_state (`Tensor` of shape `(batch_size, num_special_tokens + num_patches, hidden_size)`):
             Features after the final LayerNorm; `None` with `output_packed=True`.
         hidden_states (`tuple[Tensor]`, *optional*, with `output_hidden_states=True`):
             `num_hidden_layers + 1` tensors of that shape: the embeddings and the output of each layer.
-        token_counts (`Tensor` of shape `(batch_size, num_hidden_layers)`, int64, *optional*, with `output_token_merging=True`):
-            Tokens of each image after each layer, special tokens counted.
-        patch_to_token (`Tensor` of shape `(batch_size, num_patches)`, int64, *optional*, with `output_token_merging=True`):
-            Index of each patch's token in its image's final sequence, special tokens counted; -1 for padding.
+        token_counts (`Tensor` of shape `(batch_size, num_hidden_layers)`, int64, *optional*):
+            With `output_token_merging=True`: tokens of each image after each layer, special tokens counted.
+        patch_to_token (`Tensor` of shape `(batch_size, num_patches)`, int64, *optional*):
+            With `output_token_merging=True`: index of each patch's token in its image's final sequence, special tokens counted; -1 for padding.
         grid_sizes (`Tensor` of shape `(batch_size, 2)`, int64, *optional*, with `image_sizes`):
             Height and width of each image in patches.
         pack ([`TokenPack`], *optional*, with `output_packed=True`):
@@ -82,12 +84,12 @@ class AlgmSemanticSegmenterOutput(ModelOutput):
             scores of each pixel, `(batch_size, num_labels, height, width)`.
         hidden_states (`tuple[Tensor]`, *optional*, with `output_hidden_states=True`):
             See [`AlgmModelOutput`].
-        token_counts (`Tensor` of shape `(batch_size, num_hidden_layers)`, int64, *optional*, with `output_token_merging=True`):
-            Tokens of each image after each encoder layer, special tokens counted; the sum over its windows with
+        token_counts (`Tensor` of shape `(batch_size, num_hidden_layers)`, int64, *optional*):
+            With `output_token_merging=True`: tokens of each image after each encoder layer, special tokens counted; the sum over its windows with
             `inference_mode="slide"`.
-        patch_to_token (`Tensor` of shape `(batch_size, num_patches)`, int64, *optional*, with `output_token_merging=True`):
-            Index of each patch's token in its image's final sequence, special tokens counted; -1 for padding, `None` with
-            `inference_mode="slide"`.
+        patch_to_token (`Tensor` of shape `(batch_size, num_patches)`, int64, *optional*):
+            With `output_token_merging=True`: index of each patch's token in its image's final sequence, special tokens counted; -1 for padding, `None`
+            with `inference_mode="slide"`.
         grid_sizes (`Tensor` of shape `(batch_size, 2)`, int64, *optional*, with `image_sizes`):
             Rows and columns of `logits` that belong to each image; the others are zero.
     """
@@ -98,82 +100,6 @@ class AlgmSemanticSegmenterOutput(ModelOutput):
     token_counts: Tensor | None = None
     patch_to_token: Tensor | None = None
     grid_sizes: Tensor | None = None
-
-
-class AlgmPatchEmbeddings(nn.Module):
-    """A convolution with kernel and stride of one patch, on images zero-padded right and bottom to whole patches."""
-
-    def __init__(self, config: AlgmConfig):
-        super().__init__()
-        self.patch_size = config.patch_size
-        self.num_channels = config.num_channels
-        self.projection = nn.Conv2d(
-            config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
-        )
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """`(batch_size, num_channels, height, width)` to `(batch_size, hidden_size, grid_height, grid_width)`."""
-        height, width = pixel_values.shape[-2:]
-        padding = (0, -width % self.patch_size, 0, -height % self.patch_size)
-        pixel_values = nn.functional.pad(pixel_values, padding) if any(padding) else pixel_values
-        return self.projection(pixel_values.to(self.projection.weight.dtype))
-
-
-class AlgmEmbeddings(nn.Module):
-    """Patch, class, register and position embeddings, packed."""
-
-    def __init__(self, config: AlgmConfig):
-        super().__init__()
-        grid_height, grid_width = config.position_grid_size
-        self.position_grid_size = config.position_grid_size
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
-        if config.num_register_tokens > 0:
-            self.register_tokens = nn.Parameter(torch.zeros(1, config.num_register_tokens, config.hidden_size))
-        else:
-            self.register_tokens = None
-        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + grid_height * grid_width, config.hidden_size))
-        self.patch_embeddings = AlgmPatchEmbeddings(config)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-
-    def forward(self, pixel_values: Tensor, image_sizes: GridSizes | None) -> tuple[Tensor, GridSizes]:
-        """
-        Args:
-            pixel_values (`Tensor` of shape `(batch_size, num_channels, height, width)`)
-            image_sizes (`Sequence[tuple[int, int]]`, *optional*): height and width of each image in pixels, if they differ.
-
-        Returns:
-            `tuple[Tensor, Sequence[tuple[int, int]]]`: the full pack `(total_tokens, hidden_size)` and the height and
-            width of each image in patches.
-        """
-        if image_sizes is None:
-            batches = [pixel_values]
-        else:
-            batches = [image[None, :, :h, :w] for image, (h, w) in zip(pixel_values, image_sizes, strict=True)]
-        packs, grid_sizes = [], []
-        for batch in batches:
-            patches = self.patch_embeddings(batch)
-            grid_sizes += [tuple(patches.shape[-2:])] * batch.shape[0]
-            packs.append(self._add_special_tokens(patches).flatten(0, 1))
-        return self.dropout(torch.cat(packs) if len(packs) > 1 else packs[0]), grid_sizes
-
-    def _add_special_tokens(self, patches: Tensor) -> Tensor:
-        batch_size, _, *grid_size = patches.shape
-        class_position, patch_positions = self._interpolate_positions(grid_size)
-        tokens = [(self.cls_token + class_position).expand(batch_size, -1, -1)]
-        if self.register_tokens is not None:
-            tokens.append(self.register_tokens.expand(batch_size, -1, -1))
-        tokens.append(patches.flatten(2).transpose(1, 2) + patch_positions)
-        return torch.cat([part.to(patches.dtype) for part in tokens], dim=1)
-
-    def _interpolate_positions(self, grid_size: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Position embeddings of the class token `(1, 1, C)` and of the patches `(1, num_patches, C)`."""
-        class_position, positions = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
-        if tuple(grid_size) == self.position_grid_size:
-            return class_position, positions
-        # In float32: half precision would resize the positions coarsely, and not at all on some devices.
-        positions = positions.float().transpose(1, 2).unflatten(2, self.position_grid_size)
-        positions = nn.functional.interpolate(positions, size=tuple(grid_size), mode="bilinear", align_corners=False)
-        return class_position, positions.flatten(2).transpose(1, 2).to(class_position.dtype)
 
 
 class AlgmPreTrainedModel(PreTrainedModel):
@@ -213,9 +139,9 @@ class AlgmPreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """
-        [`~transformers.PreTrainedModel.save_pretrained`], which also copies this code when the classes are registered for
-        the Auto classes; the folder then loads through both `AutoModel` and `AutoModelForSemanticSegmentation`, whichever
-        of the two was saved.
+        [`~transformers.PreTrainedModel.save_pretrained`], which also copies this code when the classes are registered
+        for the Auto classes; the folder then loads through both `AutoModel` and `AutoModelForSemanticSegmentation`,
+        whichever of the two was saved.
         """
         if self._auto_class is not None:
             module = type(self).__module__.rsplit(".", 1)[-1]
@@ -227,19 +153,24 @@ class AlgmPreTrainedModel(PreTrainedModel):
             self.config.auto_map = {**(getattr(self.config, "auto_map", None) or {}), **entries}
         return super().save_pretrained(save_directory, *args, **kwargs)
 
-    def _check_inputs(self, pixel_values: Tensor, image_sizes: Tensor | None) -> list[tuple[int, int]] | None:
-        """Refuse what does not fit; the sizes of the images in pixels where they differ."""
+    def _prepare_inputs(
+        self, pixel_values: Tensor | Sequence, image_sizes: Tensor | None
+    ) -> tuple[Tensor, list[tuple[int, int]] | None]:
+        """Refuse what does not fit; the images as one tensor and, where they differ, their sizes in pixels."""
         config = self.config
         config.validate_call_settings()
         if config.output_attentions:
             raise ValueError(
-                "output_attentions=True: expected False; merged images have attention maps of different sizes, which no "
-                "tensor holds"
+                "output_attentions=True: expected False; merged images have attention maps of different sizes, which "
+                "no tensor holds"
             )
+        if not isinstance(pixel_values, Tensor):
+            pixel_values, image_sizes = _stack_images(pixel_values)
         shape = tuple(pixel_values.shape)
         if len(shape) != 4 or shape[1] != config.num_channels:
             raise ValueError(
-                f"pixel_values has shape {shape}: expected (batch_size, num_channels={config.num_channels}, height, width)"
+                f"pixel_values has shape {shape}: expected (batch_size, num_channels={config.num_channels}, height, "
+                "width)"
             )
         sizes = [shape[-2:]]
         if image_sizes is not None:
@@ -252,13 +183,13 @@ class AlgmPreTrainedModel(PreTrainedModel):
                     f"an image has {height} x {width} pixels: expected at least one patch (patch_size="
                     f"{config.patch_size}) and at most the {shape[-2]} x {shape[-1]} pixels of pixel_values"
                 )
-        return None if image_sizes is None else sizes
+        return pixel_values, None if image_sizes is None else sizes
 
 
 class AlgmModel(AlgmPreTrainedModel):
     """
-    The encoder: a plain Vision Transformer that merges tokens after the attention of two layers and returns the features of
-    all patches, so any head that expects a plain ViT works on top.
+    The encoder: a plain Vision Transformer that merges tokens after the attention of two layers and returns the
+    features of all patches, so any head that expects a plain ViT works on top.
 
     Args:
         config ([`AlgmConfig`])
@@ -286,7 +217,7 @@ class AlgmModel(AlgmPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | Sequence[Tensor],
         image_sizes: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_token_merging: bool | None = None,
@@ -294,19 +225,19 @@ class AlgmModel(AlgmPreTrainedModel):
     ) -> AlgmModelOutput:
         """
         Args:
-            pixel_values (`Tensor` of shape `(batch_size, num_channels, height, width)`):
-                Normalised images of any height and width of at least one patch; the model pads them with zeros to whole
-                patches.
+            pixel_values (`Tensor` of shape `(batch_size, num_channels, height, width)`, or a list of images):
+                Normalised images of any height and width of at least one patch; the model pads them with zeros to
+                whole patches. As a list, tensors `(num_channels, height, width)` of any sizes.
             image_sizes (`Tensor` of shape `(batch_size, 2)`, int64, *optional*):
-                Height and width of each image in pixels, when images of different sizes were padded right and bottom to one
-                tensor. Each image then gets what it gets alone.
+                Height and width of each image in pixels, when images of different sizes were padded right and bottom
+                to one tensor. Each image then gets what it gets alone.
             output_hidden_states (`bool`, *optional*):
                 Whether to return the features after each layer. Defaults to `config.output_hidden_states`.
             output_token_merging (`bool`, *optional*, defaults to `False`):
                 Whether to return `token_counts` and `patch_to_token`.
             output_packed (`bool`, *optional*, defaults to `False`):
-                Whether to return the merged sequences themselves as `pack`, for heads that run on merged tokens, instead of
-                `last_hidden_state`.
+                Whether to return the merged sequences themselves as `pack`, for heads that run on merged tokens,
+                instead of `last_hidden_state`.
 
         Returns:
             [`AlgmModelOutput`], or a tuple of its fields that are not `None` with `return_dict=False`.
@@ -315,11 +246,11 @@ class AlgmModel(AlgmPreTrainedModel):
             ValueError: if an input or a field of the config does not fit.
         """
         config = self.config
-        image_sizes = self._check_inputs(pixel_values, image_sizes)
+        pixel_values, sizes = self._prepare_inputs(pixel_values, image_sizes)
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
 
-        hidden_states, grid_sizes = self.embeddings(pixel_values, image_sizes)
+        hidden_states, grid_sizes = self.embeddings(pixel_values, sizes)
         pack = full_pack(hidden_states, full_lengths(grid_sizes, config.num_special_tokens))
         all_hidden_states = [self._restore(pack, grid_sizes)] if output_hidden_states else None
         token_counts = []
@@ -336,7 +267,7 @@ class AlgmModel(AlgmPreTrainedModel):
             hidden_states=tuple(all_hidden_states) if output_hidden_states else None,
             token_counts=torch.tensor(token_counts, device=device).T.contiguous() if output_token_merging else None,
             patch_to_token=self._patch_to_token(pack, grid_sizes) if output_token_merging else None,
-            grid_sizes=None if image_sizes is None else torch.tensor(grid_sizes, device=device),
+            grid_sizes=None if sizes is None else torch.tensor(grid_sizes, device=device),
             pack=pack if output_packed else None,
         )
 
@@ -383,7 +314,7 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        pixel_values: Tensor,
+        pixel_values: Tensor | Sequence[Tensor],
         image_sizes: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
@@ -391,14 +322,15 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
     ) -> AlgmSemanticSegmenterOutput:
         """
         Args:
-            pixel_values (`Tensor` of shape `(batch_size, num_channels, height, width)`):
-                Normalised images of any height and width of at least one patch.
+            pixel_values (`Tensor` of shape `(batch_size, num_channels, height, width)`, or a list of images):
+                Normalised images of any height and width of at least one patch. As a list, tensors
+                `(num_channels, height, width)` of any sizes.
             image_sizes (`Tensor` of shape `(batch_size, 2)`, int64, *optional*):
-                Height and width of each image in pixels, when images of different sizes were padded right and bottom to one
-                tensor. Each image then gets what it gets alone.
+                Height and width of each image in pixels, when images of different sizes were padded right and bottom
+                to one tensor. Each image then gets what it gets alone.
             labels (`Tensor` of shape `(batch_size, height, width)`, integer, *optional*):
-                Class of each pixel in `0..num_labels - 1`, or `config.semantic_loss_ignore_index`. Their values are checked
-                where that costs nothing, on the CPU.
+                Class of each pixel in `0..num_labels - 1`, or `config.semantic_loss_ignore_index`. Their values are
+                checked where that costs nothing, on the CPU.
             output_hidden_states (`bool`, *optional*):
                 Whether to return the encoder's features after each layer. Defaults to `config.output_hidden_states`.
             output_token_merging (`bool`, *optional*, defaults to `False`):
@@ -425,17 +357,17 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
         >>> label_map = processor.post_process_semantic_segmentation(outputs, target_sizes=[image.size[::-1]])[0]
         ```
         """
-        sizes = self._check_inputs(pixel_values, image_sizes)
+        pixel_values, sizes = self._prepare_inputs(pixel_values, image_sizes)
         self._check_labels(labels, pixel_values)
         if self.config.inference_mode == "slide" and not self.training:
             if output_hidden_states:
                 raise ValueError(
-                    "output_hidden_states=True: expected False with inference_mode='slide'; the features of an image exist "
-                    "in windows only, use AlgmModel or inference_mode='whole'"
+                    "output_hidden_states=True: expected False with inference_mode='slide'; the features of an image "
+                    "exist in windows only, use AlgmModel or inference_mode='whole'"
                 )
             output = self._forward_windows(pixel_values, sizes, output_token_merging)
         else:
-            output = self._forward_whole(pixel_values, image_sizes, output_hidden_states, output_token_merging)
+            output = self._forward_whole(pixel_values, sizes, output_hidden_states, output_token_merging)
         if labels is None:
             return output
         return AlgmSemanticSegmenterOutput(**{**output, "loss": self._loss(output.logits, labels, sizes)})
@@ -443,12 +375,13 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
     @torch.no_grad()
     def segment(self, pixel_values: Tensor) -> Tensor:
         """
-        The class of each pixel with `inference_mode="slide"`, without ever holding the logits of the whole image: equal to
-        the argmax of `forward`'s logits, ties to the lowest class. For images so large that
-        `(num_labels, height, width)` does not fit.
+        The class of each pixel with `inference_mode="slide"`, without ever holding the logits of the whole image:
+        equal to the argmax of `forward`'s logits, ties to the lowest class. For images whose
+        `(num_labels, height, width)` logits do not fit.
 
         Beyond the model's own needs for `window_batch_size` windows it takes about
-        `4 * num_labels * (4 * window_size - 2 * window_stride) * width` bytes an image.
+        `8 * num_labels * window_size * width` bytes an image: 3.7 GB for 150 classes, windows of 512 and a width
+        of 6000.
 
         Args:
             pixel_values (`Tensor` of shape `(batch_size, num_channels, height, width)`): normalised images.
@@ -461,21 +394,24 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
         """
         if self.training or self.config.inference_mode != "slide":
             raise ValueError(
-                f"inference_mode={self.config.inference_mode!r}, training={self.training}: expected a model in evaluation "
-                "mode (model.eval()) with inference_mode='slide'"
+                f"inference_mode={self.config.inference_mode!r}, training={self.training}: expected a model in "
+                "evaluation mode (model.eval()) with inference_mode='slide'"
             )
-        self._check_inputs(pixel_values, None)
+        pixel_values, sizes = self._prepare_inputs(pixel_values, None)
+        if sizes is not None and len(set(sizes)) > 1:
+            raise ValueError(f"pixel_values holds images of the sizes {sizes}: expected equal sizes")
         bands = self._window_bands(pixel_values)
         return torch.cat([logits.argmax(dim=1) for _, logits in bands], dim=1)
 
     def _forward_whole(
         self,
         pixel_values: Tensor,
-        image_sizes: Tensor | None,
+        sizes: GridSizes | None,
         output_hidden_states: bool | None = None,
         output_token_merging: bool | None = None,
     ) -> AlgmSemanticSegmenterOutput:
         config = self.config
+        image_sizes = None if sizes is None else torch.tensor(sizes)
         encoded = self.algm(
             pixel_values,
             image_sizes=image_sizes,
@@ -484,7 +420,7 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
             output_packed=True,
             return_dict=True,
         )
-        sizes = [pixel_values.shape[-2:]] * pixel_values.shape[0] if image_sizes is None else image_sizes.tolist()
+        sizes = [pixel_values.shape[-2:]] * pixel_values.shape[0] if sizes is None else sizes
         grid_sizes = [(-(-height // config.patch_size), -(-width // config.patch_size)) for height, width in sizes]
         patches = drop_special_tokens(encoded.pack, grid_sizes, config.num_special_tokens)
         logits = restore_tokens(self.decode_head(patches), patches.token_index)
@@ -527,9 +463,7 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
         size, stride = self.config.window_size, self.config.window_stride
         return size, size if stride is None else stride
 
-    def _window_bands(
-        self, images: Tensor, window_counts: list[Tensor] | None = None
-    ) -> Iterator[tuple[int, Tensor]]:
+    def _window_bands(self, images: Tensor, window_counts: list[Tensor] | None = None) -> Iterator[tuple[int, Tensor]]:
         """
         The averaged logits of images of one size in bands of rows; see [`averaged_bands`]. Appends the token counts
         `(num_hidden_layers,)` of each window to `window_counts`.
@@ -567,11 +501,29 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
         expected = (pixel_values.shape[0], *pixel_values.shape[-2:])
         if tuple(labels.shape) != expected:
             raise ValueError(
-                f"labels has shape {tuple(labels.shape)}: expected (batch_size, height, width) = {expected}, the size of "
-                "pixel_values"
+                f"labels has shape {tuple(labels.shape)}: expected (batch_size, height, width) = {expected}, the size "
+                "of pixel_values"
             )
         if labels.device.type == "cpu":
             check_labels(labels, self.config.num_labels, self.config.semantic_loss_ignore_index)
+
+
+def _stack_images(images: Sequence) -> tuple[Tensor, Tensor | None]:
+    """One zero-padded tensor of a (nested) list of images, and their sizes `(batch_size, 2)` if they differ."""
+    flat = list(images)
+    while any(isinstance(image, (list, tuple)) for image in flat):
+        flat = [image for entry in flat for image in (entry if isinstance(entry, (list, tuple)) else [entry])]
+    if not all(isinstance(image, Tensor) for image in flat):
+        raise ValueError(f"pixel_values holds {[type(image).__name__ for image in flat]}: expected tensors only")
+    shapes = [tuple(image.shape) for image in flat]
+    if not flat or any(len(shape) != 3 or shape[0] != shapes[0][0] for shape in shapes):
+        raise ValueError(
+            f"pixel_values holds tensors of the shapes {shapes}: expected (num_channels, height, width) for each"
+        )
+    height, width = (max(shape[axis] for shape in shapes) for axis in (1, 2))
+    padded = [nn.functional.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in flat]
+    sizes = None if len(set(shapes)) == 1 else torch.tensor([shape[1:] for shape in shapes])
+    return torch.stack(padded), sizes
 
 
 def _to_batch(packed: Tensor, lengths: Sequence[int], padding_value: float = 0.0) -> Tensor:
@@ -582,12 +534,12 @@ def _to_batch(packed: Tensor, lengths: Sequence[int], padding_value: float = 0.0
 
 
 def _to_grids(packed: Tensor, grid_sizes: GridSizes) -> Tensor:
-    """`(total_patches, num_labels)` to `(batch_size, num_labels, grid_height, grid_width)`, zero-padded where grids differ."""
+    """`(total_patches, num_labels)` to `(batch_size, num_labels, grid_height, grid_width)`, zero-padded."""
     if len(set(grid_sizes)) == 1:
         return packed.view(len(grid_sizes), *grid_sizes[0], -1).permute(0, 3, 1, 2).contiguous()
-    height, width = (max(sides) for sides in zip(*grid_sizes))
+    height, width = (max(sides) for sides in zip(*grid_sizes, strict=True))
     grids = []
-    for patches, (rows, columns) in zip(packed.split([h * w for h, w in grid_sizes]), grid_sizes):
+    for patches, (rows, columns) in zip(packed.split([h * w for h, w in grid_sizes]), grid_sizes, strict=True):
         grid = patches.view(rows, columns, -1).permute(2, 0, 1)
         grids.append(nn.functional.pad(grid, (0, width - columns, 0, height - rows)))
     return torch.stack(grids)

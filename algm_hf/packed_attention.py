@@ -119,7 +119,7 @@ def _has_varlen_kernel(query: Tensor) -> bool:
 def _attention_by_length(
     attention: Callable, module: nn.Module, states: tuple[Tensor, Tensor, Tensor], lengths: Sequence[int], kwargs: dict
 ) -> Tensor:
-    """One call for each length that occurs. An image whose length is its own is a view of the pack: nothing is copied."""
+    """One call for each length that occurs. An image of a length of its own is a view of the pack, not a copy."""
     pieces = [state.split(list(lengths)) for state in states]
     images_of_length: dict[int, list[int]] = {}
     for image, length in enumerate(lengths):

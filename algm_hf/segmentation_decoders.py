@@ -85,14 +85,14 @@ class AlgmMaskTransformerDecoder(nn.Module):
         patches = nn.functional.normalize(self.patch_projection(hidden_states[:num_patches]), dim=-1)
         classes = nn.functional.normalize(self.class_projection(hidden_states[num_patches:]), dim=-1)
         classes = classes.view(num_images, num_labels, -1)
-        masks = [image @ image_classes.T for image, image_classes in zip(patches.split(pack.lengths), classes)]
-        return self.mask_norm(torch.cat(masks))
+        pairs = zip(patches.split(pack.lengths), classes, strict=True)
+        return self.mask_norm(torch.cat([image @ image_classes.T for image, image_classes in pairs]))
 
 
 def _append_classes(lengths: Sequence[int], num_labels: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """
-    How to put each image's class embeddings behind its tokens: `order` takes all tokens followed by all class embeddings
-    to that pack, `place` takes the pack back; both `(total_tokens + batch_size * num_labels,)`.
+    How to put each image's class embeddings behind its tokens: `order` takes all tokens followed by all class
+    embeddings to that pack, `place` takes the pack back; both `(total_tokens + batch_size * num_labels,)`.
     """
     images = torch.arange(len(lengths), device=device)
     num_tokens = sum(lengths)

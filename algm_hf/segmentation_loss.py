@@ -31,8 +31,8 @@ def upsample_logits(logits: Tensor, image_size: tuple[int, int], patch_size: int
 
 def check_labels(labels: Tensor, num_labels: int, ignore_index: int) -> None:
     """
-    Check that every label is a class or the ignored value. On an accelerator the same mistake ends in an assertion of the
-    device that names nothing, so do this where the labels still are on the CPU.
+    Check that every label is a class or the ignored value. On an accelerator the same mistake ends in an assertion of
+    the device that names nothing, so do this where the labels still are on the CPU.
 
     Args:
         labels (`Tensor` of any shape, integer)
@@ -50,9 +50,9 @@ def check_labels(labels: Tensor, num_labels: int, ignore_index: int) -> None:
         shown = ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")
         raise ValueError(
             f"labels has the value(s) {shown} in {wrong.numel()} pixels: expected 0..{num_labels - 1} "
-            f"(num_labels={num_labels}) or semantic_loss_ignore_index={ignore_index}. If 0 stands for 'no label' in your "
-            "maps, use do_reduce_labels=True in the image processor; if a two-class mask is stored as 0 and 255, divide "
-            "it by 255"
+            f"(num_labels={num_labels}) or semantic_loss_ignore_index={ignore_index}. If 0 stands for 'no label' in "
+            "your maps, use do_reduce_labels=True in the image processor; if a two-class mask is stored as 0 and 255, "
+            "divide it by 255"
         )
 
 
@@ -60,8 +60,8 @@ def segmentation_loss(
     logits: Sequence[Tensor], labels: Sequence[Tensor], ignore_index: int, class_weights: Sequence[float] | None = None
 ) -> Tensor:
     """
-    Cross-entropy averaged over all pixels with a label, in float32 at least; with class weights the weighted average, as
-    torch's. 0, not NaN, when no pixel has a label.
+    Cross-entropy averaged over all pixels with a label, in float32 at least; with class weights the weighted average,
+    as torch's. 0, not NaN, when no pixel has a label.
 
     Args:
         logits (`Sequence[Tensor]`): tensors of shape `(batch_size, num_labels, height, width)`; several, when images

@@ -1,8 +1,8 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Sliding-window inference as the paper tests (ALGM, section 4.1; Segmenter, ICCV 2021): windows at a fixed stride, the last
-one flush with the border, the logits of each pixel averaged over the windows that see it.
+Sliding-window inference as the paper tests (ALGM, section 4.1; Segmenter, ICCV 2021): windows at a fixed stride, the
+last one flush with the border, the logits of each pixel averaged over the windows that see it.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -41,8 +41,9 @@ def averaged_bands(
     that overlap with the next windows, never those of a whole image.
 
     Args:
-        window_logits (`Callable`): takes windows `(num_windows, num_channels, window_height, window_width)` to the logits
-            of their pixels, one tensor `(num_labels, window_height, window_width)` after the other.
+        window_logits (`Callable`):
+            takes windows `(num_windows, num_channels, window_height, window_width)` to the logits of their pixels, one
+            tensor `(num_labels, window_height, window_width)` after the other.
         images (`Tensor` of shape `(batch_size, num_channels, height, width)`)
         num_labels (`int`): number of classes.
         window_size (`int`): side of a window in pixels; windows are cut to smaller images.
@@ -50,7 +51,7 @@ def averaged_bands(
         window_batch_size (`int`): number of windows given to `window_logits` at once, from all images of the batch.
 
     Yields:
-        `tuple[int, Tensor]`: the first row of a band and its logits `(batch_size, num_labels, rows, width)` in float32.
+        `tuple[int, Tensor]`: the first row of a band and its float32 logits `(batch_size, num_labels, rows, width)`.
     """
     batch_size, _, height, width = images.shape
     window_height, window_width = min(window_size, height), min(window_size, width)
@@ -70,10 +71,11 @@ def averaged_bands(
         for left in lefts:
             counts[:, left : left + window_width] += 1
         num_rows = next_top - top
-        yield rows_done, sums[:, :, :num_rows] / counts[:num_rows]
+        # In place, to save the memory of a band: nothing is added to these rows any more.
+        yield rows_done, sums[:, :, :num_rows].div_(counts[:num_rows])
         rows_done += num_rows
         if next_top < height:
-            # New tensors, not shifted ones: what was yielded and what autograd has seen stay as they are.
+            # New tensors, not shifted ones: what was yielded stays as it is.
             sums = torch.nn.functional.pad(sums[:, :, num_rows:], (0, 0, 0, num_rows))
             counts = torch.nn.functional.pad(counts[num_rows:], (0, 0, 0, num_rows))
 

@@ -12,13 +12,13 @@ Vocabulary:
 - **sizes**: how many patches each token stands for, `(total_tokens,)` float32. A special token has size 1.
 - **assignment**: what a merge decides: for every token of the pack before it, the index of its token in the pack after
   it, `(total_tokens,)`. Assignments compose by indexing: `second[first]`.
-- **full pack**: the pack before any merge, `num_special_tokens + grid_height * grid_width` tokens for each image, patches
-  in raster order.
+- **full pack**: the pack before any merge, `num_special_tokens + grid_height * grid_width` tokens for each image,
+  patches in raster order.
 - **grid**: height and width of an image in patches. Images of one pack may have different grids.
 
-A merge is a decision (`local_assignment`, `global_assignment`: float32, without gradient, each image by itself) and its
-execution (`merge_tokens`: a size-weighted mean, differentiable). `restore_tokens` copies every merged token back to all
-the positions that it stands for.
+A merge is a decision (`local_assignment`, `global_assignment`: float32, without gradient, each image by itself) and
+its execution (`merge_tokens`: a size-weighted mean, differentiable). `restore_tokens` copies every merged token back
+to all the positions that it stands for.
 """
 
 from collections.abc import Sequence
@@ -127,8 +127,8 @@ def local_assignment(
     Decide the local merge (paper, section 3.2): every complete `window_size x window_size` window of patches whose
     mean pairwise cosine similarity is at least `threshold` becomes one token.
 
-    The order of an image's new tokens is: special tokens, merged windows by descending similarity (equal ones in raster
-    order), unmerged patches in raster order. Patches of windows that the grid cuts off stay unmerged.
+    The order of an image's new tokens is: special tokens, merged windows by descending similarity (equal ones in
+    raster order), unmerged patches in raster order. Patches of windows that the grid cuts off stay unmerged.
 
     Args:
         hidden_states (`Tensor` of shape `(total_tokens, hidden_size)`): a full pack.
@@ -196,10 +196,10 @@ def local_assignment(
 @torch.no_grad()
 def global_assignment(hidden_states: Tensor, lengths: Sequence[int], special_mask: Tensor, layer: int) -> Assignment:
     """
-    Decide the global merge (paper, section 3.3): of each image's sequence the tokens at even positions (set `A`) look for
-    their most similar token at an odd position (set `B`); those whose cosine similarity is at least
-    `mean + std / layer` over the image's `A` tokens merge into it (unbiased standard deviation, so that an image with
-    fewer than two candidates merges nothing). Special tokens neither merge nor are merged into.
+    Decide the global merge (paper, section 3.3): of each image's sequence the tokens at even positions (set `A`) look
+    for their most similar token at an odd position (set `B`); those whose cosine similarity is at least `mean +
+    std / layer` over the image's `A` tokens merge into it (unbiased standard deviation, so that an image with fewer
+    than two candidates merges nothing). Special tokens neither merge nor are merged into.
 
     The order of an image's new tokens is: the unmerged tokens of `A`, then all of `B`, each in their old order.
 
@@ -366,8 +366,8 @@ def apply_assignment(pack: TokenPack, assignment: Assignment) -> TokenPack:
 
 def drop_special_tokens(pack: TokenPack, grid_sizes: Sequence[tuple[int, int]], num_special_tokens: int) -> TokenPack:
     """
-    Remove the special tokens of a pack, wherever they stand (with two or more, the global merge moves some of them behind
-    patch tokens).
+    Remove the special tokens of a pack, wherever they stand (with two or more, the global merge moves some of them
+    behind patch tokens).
 
     Args:
         pack ([`TokenPack`]): merged or not.
@@ -433,7 +433,7 @@ def _window_positions(height: int, width: int, window_size: int, device: torch.d
 
 
 def _repeat_each(values: Sequence[int], repeats: Sequence[int], device: torch.device) -> Tensor:
-    """`values[i]` repeated `repeats[i]` times, `(sum(repeats),)`; the output size is known, so nothing waits for it."""
+    """`values[i]` repeated `repeats[i]` times, `(sum(repeats),)`; its size is given, so nothing waits for it."""
     repeated = torch.tensor(values, device=device)
     return repeated.repeat_interleave(torch.tensor(repeats, device=device), output_size=sum(repeats))
 

@@ -133,8 +133,8 @@ class AlgmLayer(nn.Module):
     """
     A transformer layer with an optional merge between the attention and the MLP (paper, figure 3).
 
-    The two halves are checkpointed separately: the merge in between is then never recomputed, so rounding cannot make the
-    backward pass see other tokens than the forward pass.
+    The two halves are checkpointed separately: the merge in between is then never recomputed, so rounding cannot make
+    the backward pass see other tokens than the forward pass.
 
     Args:
         config ([`AlgmConfig`])

@@ -1,6 +1,6 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""ALGM's merges as the paper describes them, for one image, with loops over tokens and pairs: slow, obvious, in float64."""
+"""ALGM's merges as the paper describes them, for one image, in loops over tokens and pairs: slow and obvious."""
 
 import math
 
@@ -30,7 +30,7 @@ def naive_local(tokens, grid, num_special, window, threshold):
 
 
 def naive_global(tokens, special, layer):
-    """tokens (T, C), special: set of positions. Returns the groups of old positions, in the order of the new tokens."""
+    """tokens (T, C), special: set of positions. Returns the groups of old positions in the order of new tokens."""
     set_a, set_b = range(0, len(tokens), 2), range(1, len(tokens), 2)
     best = {}
     for a in set_a:

@@ -28,7 +28,10 @@ from algm_hf import AlgmConfig
         ({"semantic_loss_ignore_index": None}, r"semantic_loss_ignore_index=None: expected an integer"),
         ({"hidden_size": 0}, r"hidden_size=0: expected an integer of at least 1"),
         ({"num_attention_heads": 5}, r"num_attention_heads=5: expected a divisor of hidden_size=32"),
-        ({"decoder_num_attention_heads": 3}, r"decoder_num_attention_heads=3: expected a divisor of decoder_hidden_size"),
+        (
+            {"decoder_num_attention_heads": 3},
+            r"decoder_num_attention_heads=3: expected a divisor of decoder_hidden_size",
+        ),
         ({"decoder_type": "fpn"}, r"decoder_type='fpn': expected one of linear, mask_transformer"),
         ({"image_size": 60}, r"image_size=60: .* multiples of patch_size=8"),
         ({"image_size": (64, 64, 64)}, r"image_size=\[64, 64, 64\]: expected an integer or \(height, width\)"),
@@ -56,7 +59,7 @@ def test_a_field_changed_on_a_loaded_model_is_checked_at_the_next_call(field, va
 
 def test_a_saved_config_comes_back_equal(tmp_path):
     config = tiny_config(
-        id2label={i: name for i, name in enumerate("abcde")},
+        id2label=dict(enumerate("abcde")),
         class_weights=(1, 2, 3, 4, 5),
         image_size=(64, 32),
         inference_mode="slide",
@@ -71,7 +74,7 @@ def test_a_saved_config_comes_back_equal(tmp_path):
     for key in ("_name_or_path", "auto_map", "transformers_version"):
         ours.pop(key, None), theirs.pop(key, None)
     assert ours == theirs
-    assert loaded.id2label == {i: name for i, name in enumerate("abcde")}
+    assert loaded.id2label == dict(enumerate("abcde"))
 
 
 def test_the_default_config_is_the_papers_vit_small():

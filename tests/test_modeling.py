@@ -77,6 +77,17 @@ def test_images_of_different_sizes_in_one_padded_batch_get_what_they_get_alone(m
     torch.testing.assert_close(together.loss, loss / num_pixels)
 
 
+def test_a_list_of_images_is_a_batch(model):
+    images = [blocky_images(1, *size, seed=size[0])[0] for size in [(64, 64), (24, 40), (64, 56)]]
+    together = outputs(model, images)
+    assert together.grid_sizes.tolist() == [[8, 8], [3, 5], [8, 7]]
+    for image, logits, (rows, columns) in zip(images, together.logits, together.grid_sizes, strict=True):
+        alone = outputs(model, image[None]).logits[0]
+        torch.testing.assert_close(logits[:, :rows, :columns], alone, atol=1e-4, rtol=0)
+    nested = outputs(model, [[images[0]], [images[0]]])
+    assert nested.grid_sizes is None and nested.logits.shape == (2, 5, 8, 8)
+
+
 def test_restored_features_of_padded_batches_equal_those_of_each_image(model):
     sizes = [(64, 64), (24, 40)]
     images = torch.zeros(2, 3, 64, 64)
@@ -109,7 +120,7 @@ def test_any_image_shape_runs_with_merging_on(model, size):
 def test_token_counts_and_assignments_agree(model):
     output = outputs(model, blocky_images(4, 64, 64))
     assert (output.token_counts[:, 0] < 65).any() and (output.token_counts.diff(dim=1) <= 0).all()
-    for counts, patch_to_token in zip(output.token_counts, output.patch_to_token):
+    for counts, patch_to_token in zip(output.token_counts, output.patch_to_token, strict=True):
         # The class token is token 0; every other token stands for some patch.
         assert torch.equal(patch_to_token.unique(), torch.arange(1, int(counts[-1])))
 
@@ -397,6 +408,11 @@ def test_repeated_calls_give_the_same_bits(model):
             {"pixel_values": torch.zeros(1, 3, 32, 32), "image_sizes": torch.tensor([32, 32])},
             r"image_sizes has shape \(2,\): expected \(1, 2\)",
         ),
+        (
+            {"pixel_values": [torch.zeros(3, 32, 32), torch.zeros(1, 32, 32)]},
+            r"pixel_values holds tensors of the shapes \[\(3, 32, 32\), \(1, 32, 32\)\]",
+        ),
+        ({"pixel_values": [torch.zeros(3, 32, 32), 7]}, r"pixel_values holds \['Tensor', 'int'\]: expected tensors"),
         (
             {"pixel_values": torch.zeros(1, 3, 32, 32), "labels": torch.zeros(1, 4, 4, dtype=torch.int64)},
             r"labels has shape \(1, 4, 4\): expected \(batch_size, height, width\) = \(1, 32, 32\)",

@@ -75,7 +75,7 @@ def test_flash_attention_gets_the_boundaries_of_the_images():
         calls.append(kwargs)
         lengths = kwargs["cu_seq_lens_q"].diff().tolist()
         pieces = [part.split(lengths, dim=2) for part in (query, key, value)]
-        outputs = [nn.functional.scaled_dot_product_attention(*piece) for piece in zip(*pieces)]
+        outputs = [nn.functional.scaled_dot_product_attention(*piece) for piece in zip(*pieces, strict=True)]
         return torch.cat(outputs, dim=2).transpose(1, 2), None
 
     AttentionInterface.register("my_flash_attention", flash)

@@ -9,7 +9,8 @@ from algm_hf.segmentation_loss import check_labels, segmentation_loss, upsample_
 
 
 def test_upsampling_interpolates_between_patch_centres_and_crops_the_padding():
-    # One row of patches with logits 0 and 4, 4 pixels a patch: pixel centres at 0.5, 1.5, ..., patch centres at 2 and 6.
+    # One row of patches with logits 0 and 4, 4 pixels a patch: pixel centres at 0.5, 1.5, ..., patch centres at 2 and
+    # 6.
     pixels = upsample_logits(torch.tensor([[[[0.0, 4.0]]]]), (3, 7), 4)
     expected = [0.0, 0.0, 0.5, 1.5, 2.5, 3.5, 4.0]
     assert pixels.shape == (1, 1, 3, 7)
@@ -70,7 +71,9 @@ def test_half_precision_logits_are_averaged_in_float32():
 def test_a_label_that_is_no_class_is_named(value):
     labels = torch.zeros(1, 4, 4, dtype=torch.int64)
     labels[0, 0, :3] = value
-    message = rf"labels has the value\(s\) {value} in 3 pixels: expected 0\.\.4 \(num_labels=5\).*255.*do_reduce_labels"
+    message = (
+        rf"labels has the value\(s\) {value} in 3 pixels: expected 0\.\.4 \(num_labels=5\).*255.*do_reduce_labels"
+    )
     with pytest.raises(ValueError, match=message):
         check_labels(labels, 5, 255)
 

@@ -55,7 +55,7 @@ def test_local_merge_of_a_mixed_batch_equals_the_naive_merge_of_each_image(num_s
     pack, images = random_pack(GRIDS, num_special)
     merged = local_merge(pack, GRIDS, num_special, window, threshold)
     old, new = cumulated_lengths(torch.tensor(pack.lengths)), cumulated_lengths(torch.tensor(merged.lengths))
-    for image, (tokens, grid) in enumerate(zip(images, GRIDS)):
+    for image, (tokens, grid) in enumerate(zip(images, GRIDS, strict=True)):
         expected = naive_local(tokens.double(), grid, num_special, window, threshold)
         found = groups_of(merged.token_index, old[image], pack.lengths[image], new[image])
         assert [found[position] for position in sorted(found)] == [sorted(group) for group in expected]
@@ -80,7 +80,7 @@ def test_global_merge_of_a_mixed_batch_equals_the_naive_merge_of_each_image(num_
         torch.cat([torch.arange(n) < num_special for n in pack.lengths]),
         layer,
     )
-    assert any(length < before for length, before in zip(merged.lengths, pack.lengths))
+    assert any(length < before for length, before in zip(merged.lengths, pack.lengths, strict=True))
     for image in range(len(GRIDS)):
         rows = slice(old[image], old[image + 1])
         tokens = pack.hidden_states[rows].double()
@@ -147,7 +147,9 @@ def test_equal_windows_keep_raster_order():
 
 
 def test_several_tokens_may_merge_into_one():
-    tokens = torch.tensor([[1.0, 0.0], [1.0, 0.001], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, -1.0], [-1, 0.1], [0, 1]])
+    tokens = torch.tensor(
+        [[1.0, 0.0], [1.0, 0.001], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, -1.0], [-1, 0.1], [0, 1]]
+    )
     merged = global_merge(full_pack(tokens, [8]), [(2, 4)], 0, 1000)
     assert sorted(merged.sizes.tolist()) == [1, 1, 1, 1, 4]
 
@@ -170,7 +172,9 @@ def test_averages_keep_the_dtype_and_accumulate_in_float32_at_least(dtype):
     merged, sizes = merge_tokens(hidden_states, torch.ones(300), torch.zeros(300, dtype=torch.int64), 1)
     assert merged.dtype == dtype and sizes.dtype == torch.float32
     tolerance = 1e-12 if dtype == torch.float64 else torch.finfo(dtype).eps
-    torch.testing.assert_close(merged.double(), hidden_states.double().mean(0, keepdim=True), atol=tolerance, rtol=1e-2)
+    torch.testing.assert_close(
+        merged.double(), hidden_states.double().mean(0, keepdim=True), atol=tolerance, rtol=1e-2
+    )
 
 
 def test_averaging_passes_gradcheck_with_the_assignment_fixed():
@@ -210,7 +214,7 @@ def test_an_image_decides_alone_whatever_its_batch_mates():
     together, images = random_pack(GRIDS, 1)
     merged = global_merge(local_merge(together, GRIDS, 1, 2, 0.6), GRIDS, 1, 5)
     old, new = cumulated_lengths(torch.tensor(together.lengths)), cumulated_lengths(torch.tensor(merged.lengths))
-    for image, (tokens, grid) in enumerate(zip(images, GRIDS)):
+    for image, (tokens, grid) in enumerate(zip(images, GRIDS, strict=True)):
         alone = global_merge(local_merge(full_pack(tokens, [len(tokens)]), [grid], 1, 2, 0.6), [grid], 1, 5)
         assert alone.lengths == [merged.lengths[image]]
         rows = merged.token_index[old[image] : old[image + 1]] - new[image]
@@ -227,5 +231,7 @@ def test_nan_features_do_not_break_the_bookkeeping():
 def test_local_merge_of_a_merged_pack_is_refused():
     pack, _ = random_pack([(4, 4)], 1)
     merged = local_merge(pack, [(4, 4)], 1, 2, -1.0)
-    with pytest.raises(ValueError, match=r"hidden_states has 5 tokens: expected the 17 tokens of the grids \[\(4, 4\)\]"):
+    with pytest.raises(
+        ValueError, match=r"hidden_states has 5 tokens: expected the 17 tokens of the grids \[\(4, 4\)\]"
+    ):
         local_merge(merged, [(4, 4)], 1, 2, -1.0)

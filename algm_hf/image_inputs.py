@@ -1,0 +1,320 @@
+# Copyright 2026 The algm-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Reading pictures and label maps, whatever they come as, into plain arrays.
+
+A picture becomes `(channels, height, width)`, uint8 or float32 with values in 0..255 (float32 as given with
+`do_rescale=False`); a label map becomes int64 `(height, width)`. Sizes are always (height, width) in pixels.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from transformers.image_utils import ChannelDimension, infer_channel_dimension_format, load_image
+
+
+# 65535 / 255: the factor between 16-bit and 8-bit intensities.
+SIXTEEN_TO_EIGHT_BIT = 257
+# How far rounding may carry a floating point picture out of 0..1 (and, times 255, out of 0..255).
+FLOAT_TOLERANCE = 1e-3
+
+_ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+
+
+def flatten_images(images: Any) -> list[Any]:
+    """
+    Make a flat list of single pictures from one picture, a batch in one array, or (nested) lists of either.
+
+    Args:
+        images (`Any`):
+            PIL images, files, arrays or tensors of 2 or 3 dimensions, arrays or tensors of 4 dimensions (a batch).
+
+    Returns:
+        `list[Any]`: PIL images, files, and arrays or tensors of 2 or 3 dimensions; never empty.
+
+    Raises:
+        `ValueError`: If there is none, or one of another type or number of dimensions.
+    """
+    flat = _flatten(images, "images", batch_ndim=4)
+    if not flat:
+        raise ValueError("`images` is empty, expected at least one picture.")
+    return flat
+
+
+def _flatten(inputs: Any, field: str, batch_ndim: int) -> list[Any]:
+    if isinstance(inputs, (list, tuple)):
+        return [single for item in inputs for single in _flatten(item, field, batch_ndim=4)]
+    if isinstance(inputs, (str, Path, Image.Image)):
+        return [inputs]
+    if not isinstance(inputs, (np.ndarray, torch.Tensor)):
+        raise ValueError(
+            f"`{field}` holds a {type(inputs).__name__}, expected PIL images, files, numpy arrays or torch tensors."
+        )
+    if inputs.ndim == batch_ndim:
+        return list(inputs)
+    if inputs.ndim not in (2, 3):
+        raise ValueError(f"`{field}` holds an array of shape {tuple(inputs.shape)}, expected 2 or 3 dimensions each.")
+    return [inputs]
+
+
+def read_picture(
+    image: Any,
+    index: int,
+    do_convert_rgb: bool,
+    do_rescale: bool,
+    do_normalize: bool,
+    image_mean: float | Sequence[float],
+    image_std: float | Sequence[float],
+    input_data_format: str | ChannelDimension | None = None,
+    **kwargs,
+) -> np.ndarray:
+    """
+    Read one picture.
+
+    Args:
+        image (`Any`):
+            An entry of [`flatten_images`].
+        index (`int`):
+            Its position, for messages.
+        do_convert_rgb (`bool`):
+            Whether to return three channels, transparency laid on white. Otherwise the picture must have as many
+            channels as `image_mean` and `image_std` have values, if it is to be normalised.
+        do_rescale (`bool`):
+            Whether floating point values mean intensities, to be brought to 0..255; else they are kept.
+        do_normalize (`bool`), image_mean, image_std (`float` or `Sequence[float]`):
+            As in the processor.
+        input_data_format (`str` or `ChannelDimension`, *optional*):
+            Order of the axes of an array; inferred when unset.
+
+    Returns:
+        `np.ndarray`: `(channels, height, width)`, uint8 or float32.
+
+    Raises:
+        `ValueError`: For files that cannot be read, wrong channel counts, empty pictures, values out of range, NaN.
+    """
+    name = f"images[{index}]"
+    expected = (1, 3, 4)
+    num_statistics = max(np.size(image_mean), np.size(image_std))
+    if not do_convert_rgb and do_normalize and num_statistics > 1:
+        expected = (num_statistics,)
+    image = _open(image, name)
+    if isinstance(image, Image.Image):
+        pixels = _pixels_of_pil(image, name, do_convert_rgb)
+        input_data_format = ChannelDimension.LAST
+    else:
+        pixels = to_numpy(image)
+    pixels = _channels_first(pixels, name, expected, input_data_format)
+    pixels, white = _to_byte_range(pixels, name, do_rescale)
+    pixels = _to_rgb(pixels, white) if do_convert_rgb else pixels
+    return np.require(pixels, requirements=["C_CONTIGUOUS", "WRITEABLE"])  # torch.from_numpy warns or fails otherwise
+
+
+def unrotated_size(image: Any) -> tuple[int, int] | None:
+    """Height and width in pixels of a PIL image or file before its EXIF orientation is applied; `None` for arrays."""
+    if isinstance(image, (str, Path)) and os.path.isfile(image):
+        with Image.open(image) as opened:
+            return opened.height, opened.width
+    return (image.height, image.width) if isinstance(image, Image.Image) else None
+
+
+def to_numpy(array: np.ndarray | torch.Tensor) -> np.ndarray:
+    """A numpy array with the values of `array`, copied only where numpy cannot share them."""
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu()
+        array = (array.float() if array.dtype == torch.bfloat16 else array).numpy()
+    return array
+
+
+def _open(source: Any, name: str) -> Any:
+    """Open a file or address; anything else passes. PIL reads every file, so both backends see the same picture."""
+    if not isinstance(source, (str, Path)):
+        return source
+    if str(source).startswith(("http://", "https://", "data:image/")):
+        return load_image(str(source))
+    if not os.path.isfile(source):
+        raise ValueError(f"`{name}` is {str(source)!r}, which is no file; expected the name of a picture file.")
+    try:
+        with Image.open(source) as opened:
+            opened.load()
+    except (OSError, SyntaxError) as error:  # PIL raises both for damaged files
+        raise ValueError(
+            f"`{name}` is {str(source)!r}, which PIL cannot read ({error}); expected a picture."
+        ) from error
+    return opened
+
+
+def _pixels_of_pil(image: Image.Image, name: str, do_convert_rgb: bool) -> np.ndarray:
+    """Values of a PIL image, upright, `(height, width[, channels])`; without palette, and RGB if asked for."""
+    file_format = image.format  # lost by exif_transpose
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)
+    if image.mode == "I":
+        # 16-bit PNG files have opened as 32-bit integers; only such a file can be 16-bit with values up to 255.
+        values = np.asarray(image)
+        sixteen_bit = file_format == "PNG" or values.max(initial=0) > 255
+        fits = values.min(initial=0) >= 0 and values.max(initial=0) <= 65535
+        return values.astype(np.uint16) if sixteen_bit and fits else values
+    if image.mode == "F":
+        return np.asarray(image)
+    if image.mode == "LAB":
+        raise ValueError(f"`{name}` has the PIL mode 'LAB', which PIL cannot convert; expected an RGB picture.")
+    transparent = image.mode in _ALPHA_MODES or image.info.get("transparency") is not None
+    if not do_convert_rgb:
+        if image.mode in ("P", "PA"):  # indices are no intensities
+            image = image.convert("RGBA" if transparent else "RGB")
+        return np.asarray(image.convert("L") if image.mode == "1" else image)
+    if transparent:
+        # As transformers' convert_to_rgb does in its newest version; older ones drop the alpha channel.
+        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+    return np.asarray(image.convert("RGB"))
+
+
+def _channels_first(
+    pixels: np.ndarray, name: str, expected: tuple[int, ...], input_data_format: str | ChannelDimension | None
+) -> np.ndarray:
+    """View as `(channels, height, width)`; `(height, width)` is one channel."""
+    shape = pixels.shape
+    if pixels.ndim == 2:
+        pixels, input_data_format = pixels[None], ChannelDimension.FIRST
+    elif input_data_format is None and (shape[0] in expected or shape[-1] in expected):
+        input_data_format = infer_channel_dimension_format(pixels, num_channels=expected)
+    if input_data_format == ChannelDimension.LAST:
+        pixels = np.moveaxis(pixels, -1, 0)
+    if pixels.shape[0] not in expected or input_data_format is None:
+        read_as = f"; read as {ChannelDimension(input_data_format).value}" if input_data_format else ""
+        counts = " or ".join(str(count) for count in expected)
+        raise ValueError(
+            f"`{name}` has shape {shape}, expected {counts} channels as (channels, height, width) or "
+            f"(height, width, channels){read_as}."
+        )
+    if pixels.size == 0:
+        raise ValueError(f"`{name}` has shape {shape}, expected at least one pixel.")
+    return pixels
+
+
+def _to_byte_range(pixels: np.ndarray, name: str, do_rescale: bool) -> tuple[np.ndarray, float]:
+    """Values as uint8, or float32 in 0..255 (as given without `do_rescale`), and the value of white."""
+    if pixels.dtype == np.bool_:
+        return pixels.astype(np.uint8) * 255, 255
+    if pixels.dtype == np.uint8:
+        return pixels, 255
+    if pixels.dtype == np.uint16:
+        return ((pixels.astype(np.uint32) + SIXTEEN_TO_EIGHT_BIT // 2) // SIXTEEN_TO_EIGHT_BIT).astype(np.uint8), 255
+    low, high = pixels.min(), pixels.max()
+    if np.issubdtype(pixels.dtype, np.integer):
+        if low < 0 or high > 255:
+            raise ValueError(
+                f"`{name}` holds {pixels.dtype} values from {low} to {high}, expected 0 to 255 (uint16 for 16 bits)."
+            )
+        return pixels.astype(np.uint8), 255
+    if not np.issubdtype(pixels.dtype, np.floating):
+        raise ValueError(f"`{name}` has dtype {pixels.dtype}, expected integers, floating point numbers or booleans.")
+    return _float_to_byte_range(pixels, name, do_rescale)
+
+
+def _float_to_byte_range(pixels: np.ndarray, name: str, do_rescale: bool) -> tuple[np.ndarray, float]:
+    broken = np.count_nonzero(~np.isfinite(pixels).all(axis=0))
+    if broken:
+        raise ValueError(f"`{name}` has {broken} pixels with NaN or infinite values, expected finite numbers.")
+    pixels = pixels.astype(np.float32)
+    low, high = float(pixels.min()), float(pixels.max())
+    white = 1.0 if high <= 1 + FLOAT_TOLERANCE else 255.0
+    if not do_rescale:
+        return pixels, white
+    # A maximum between 1 and 2 is an overshooting 0..1 picture rather than a black 0..255 one: ask, do not guess.
+    if low < -FLOAT_TOLERANCE * white or high > white * (1 + FLOAT_TOLERANCE) or 1 + FLOAT_TOLERANCE < high < 2:
+        raise ValueError(
+            f"`{name}` holds floating point values from {low:g} to {high:g}, expected 0 to 1 or 0 to 255; for values "
+            "that are already rescaled or normalised pass do_rescale=False (and do_normalize=False)."
+        )
+    return np.clip(pixels, 0, white) * (255 / white), 255.0
+
+
+def _to_rgb(pixels: np.ndarray, white: float) -> np.ndarray:
+    """Three channels from 1 (repeated), 3 (unchanged) or 4 (laid on white by the fourth)."""
+    if pixels.shape[0] == 1:
+        return np.repeat(pixels, 3, axis=0)
+    if pixels.shape[0] == 4:
+        alpha = pixels[3:] / np.float32(white)
+        mixed = alpha * pixels[:3] + (1 - alpha) * np.float32(white)
+        pixels = mixed.round().astype(np.uint8) if pixels.dtype == np.uint8 else mixed.astype(np.float32)
+    return pixels
+
+
+def read_label_maps(segmentation_maps: Any, images: list[Any], sizes: list[tuple[int, int]]) -> list[np.ndarray]:
+    """
+    Read the label maps of a list of pictures.
+
+    Args:
+        segmentation_maps (`Any`):
+            One map, a list of maps, or an array `(batch_size, height, width)`.
+        images (`list[Any]`):
+            The pictures as given, entries of [`flatten_images`].
+        sizes (`list[tuple[int, int]]`):
+            Their upright sizes, (height, width) in pixels.
+
+    Returns:
+        `list[np.ndarray]`: int64 `(height, width)` each, never sharing memory with the input.
+
+    Raises:
+        `ValueError`: If the number of maps or a map's size, kind or values do not fit.
+    """
+    stacked = isinstance(segmentation_maps, (np.ndarray, torch.Tensor)) and (
+        segmentation_maps.ndim == 3 and segmentation_maps.shape[0] == len(images)
+    )
+    flat = _flatten(segmentation_maps, "segmentation_maps", batch_ndim=3 if stacked else 4)
+    if len(flat) != len(images):
+        raise ValueError(
+            f"`segmentation_maps` holds {len(flat)} maps for {len(images)} images, expected one for each."
+        )
+    labels = []
+    for index, (label_map, image, size) in enumerate(zip(flat, images, sizes, strict=True)):
+        labels.append(_read_label_map(label_map, f"segmentation_maps[{index}]"))
+        _check_map_size(labels[-1].shape, size, image, index)
+    return labels
+
+
+def _read_label_map(label_map: Any, name: str) -> np.ndarray:
+    if isinstance(label_map, str) and label_map.startswith(("http://", "https://", "data:image/")):
+        raise ValueError(f"`{name}` is an address, expected a file: addresses are read as colours.")
+    label_map = _open(label_map, name)
+    if isinstance(label_map, Image.Image):
+        values = np.asarray(ImageOps.exif_transpose(label_map))  # of a palette image: the indices
+    else:
+        values = to_numpy(label_map)
+    if values.ndim == 3 and 1 in (values.shape[0], values.shape[-1]):
+        values = values[..., 0] if values.shape[-1] == 1 else values[0]
+    if values.ndim != 2:
+        raise ValueError(
+            f"`{name}` has shape {values.shape}, expected one class index per pixel, (height, width). Convert a "
+            "colour map to class indices, or a one-hot map with argmax, first."
+        )
+    if values.dtype.kind not in "biu":
+        whole = values.dtype.kind == "f" and np.isfinite(values).all() and (values == np.round(values)).all()
+        if not whole:
+            raise ValueError(f"`{name}` has dtype {values.dtype} with values that are no integers, expected integers.")
+    return values.astype(np.int64)
+
+
+def _check_map_size(size: tuple[int, int], image_size: tuple[int, int], image: Any, index: int) -> None:
+    if size == image_size:
+        return
+    message = (
+        f"`segmentation_maps[{index}]` is {size[0]} x {size[1]} (height x width) and `images[{index}]` is "
+        f"{image_size[0]} x {image_size[1]}, expected equal sizes."
+    )
+    if unrotated_size(image) == size:
+        message += (
+            " The map fits the picture before its EXIF orientation is applied: rotate the map, or strip the "
+            "orientation if the pixels are upright already."
+        )
+    raise ValueError(message)
+
+
+__all__ = ["flatten_images", "read_label_maps", "read_picture", "to_numpy", "unrotated_size"]

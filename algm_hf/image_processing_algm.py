@@ -1,0 +1,539 @@
+# Copyright 2026 The algm-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Image processor of ALGM: pictures and label maps in, tensors out, and logits back to label maps.
+
+Everything a picture goes through except the resampling is shared by both backends: `AlgmImageProcessor` resamples with
+torchvision where it is installed and with PIL where it is not, `AlgmImageProcessorPil` always with PIL.
+"""
+
+from collections.abc import Mapping
+from numbers import Integral
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from transformers.image_processing_backends import PilBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import (
+    ChannelDimension,
+    ImageInput,
+    PILImageResampling,
+    SizeDict,
+    torch_pil_interpolation_mapping,
+)
+from transformers.processing_utils import Unpack
+from transformers.utils import TensorType
+from transformers.utils.import_utils import is_torchvision_available
+
+from .image_inputs import flatten_images, read_label_maps, read_picture
+
+
+if is_torchvision_available():
+    from transformers.image_processing_backends import TorchvisionBackend
+
+
+# Upper bound on the class scores that post-processing holds at once: 2**25 float32 values are 128 MiB.
+MAX_UPSAMPLED_ELEMENTS = 2**25
+
+_SIZE_KEYS = ({"shortest_edge"}, {"shortest_edge", "longest_edge"}, {"height", "width"})
+_FLAGS = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb", "do_reduce_labels")
+# Fields other image processors have and this one does not: silently storing them would promise a crop never made.
+_UNSUPPORTED = ("do_center_crop", "crop_size", "do_pad", "pad_size", "default_to_square")
+
+
+class AlgmImageProcessorKwargs(TypedDict, total=False):
+    """Settings of [`AlgmImageProcessor`], where each is explained; accepted when it is built and at every call."""
+
+    do_resize: bool | None
+    size: int | list[int] | tuple[int, ...] | dict[str, int] | None
+    resample: PILImageResampling | int | None
+    patch_size: int | None
+    do_rescale: bool | None
+    rescale_factor: float | None
+    do_normalize: bool | None
+    image_mean: float | list[float] | tuple[float, ...] | None
+    image_std: float | list[float] | tuple[float, ...] | None
+    do_convert_rgb: bool | None
+    do_reduce_labels: bool | None
+    ignore_index: int | None
+    input_data_format: str | ChannelDimension | None
+    device: str | torch.device | None
+    return_tensors: str | TensorType | None
+
+
+class AlgmBatchFeature(BatchFeature):
+    """
+    [`BatchFeature`] whose pictures transformers' segmentation pipeline can batch although their sizes differ.
+
+    The pipeline concatenates tensors, which needs equal sizes, and leaves lists as they are, which the model accepts.
+    It is the one caller that stores a `target_size` beside the pictures; from then on `pixel_values` is a list.
+    """
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key == "target_size" and isinstance(self.data.get("pixel_values"), torch.Tensor):
+            self.data["pixel_values"] = list(self.data["pixel_values"])
+        super().__setitem__(key, value)
+
+
+class _AlgmImageProcessingMixin:
+    """What both backends share; a backend adds `resize` and `backend`."""
+
+    valid_kwargs = AlgmImageProcessorKwargs
+    model_input_names = ["pixel_values"]
+
+    do_resize = True
+    size = {"shortest_edge": 512}
+    default_to_square = False
+    resample = PILImageResampling.BILINEAR
+    patch_size = 16
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    image_mean = [0.5, 0.5, 0.5]
+    image_std = [0.5, 0.5, 0.5]
+    do_convert_rgb = True
+    do_reduce_labels = False
+    ignore_index = 255
+
+    def __init__(self, **kwargs: Unpack[AlgmImageProcessorKwargs]):
+        for name in _UNSUPPORTED:
+            if kwargs.get(name):
+                raise ValueError(f"`{name}` is not supported, got {kwargs[name]}; expected `size` to set the size.")
+        super().__init__(**kwargs)
+
+    def _standardize_kwargs(self, **kwargs) -> dict[str, Any]:
+        """Bring settings to one form and check them, when the processor is built and at every call."""
+        if isinstance(kwargs.get("device"), torch.device):
+            kwargs["device"] = str(kwargs["device"])  # JSON
+        resample = kwargs["resample"]
+        resample = torch_pil_interpolation_mapping.get(resample, resample)
+        if isinstance(resample, bool) or resample not in list(PILImageResampling):
+            raise ValueError(f"`resample` is {resample!r}, expected one of {[int(f) for f in PILImageResampling]}.")
+        kwargs["resample"] = PILImageResampling(resample)
+        kwargs = super()._standardize_kwargs(**kwargs, default_to_square=self.default_to_square)
+        for name in ("crop_size", "pad_size"):
+            kwargs.pop(name, None)  # added by transformers
+        _check_settings(**kwargs)
+        return kwargs
+
+    def preprocess(
+        self,
+        images: ImageInput,
+        segmentation_maps: ImageInput | None = None,
+        **kwargs: Unpack[AlgmImageProcessorKwargs],
+    ) -> BatchFeature:
+        r"""
+        Turn pictures, and optionally their label maps, into what the model takes.
+
+        Args:
+            images (`ImageInput`):
+                A picture, a batch of equal size (one array of 4 dimensions), or a (nested) list of pictures. A picture
+                is a PIL image of any mode, a file (`str` or `Path`), or a numpy array or torch tensor of shape
+                `(height, width)`, `(height, width, channels)` or `(channels, height, width)` with 1, 3 or 4 channels.
+                The EXIF orientation is applied. 16-bit values are divided by 257. Floating point arrays within 0..1
+                and within 0..255 mean the same picture as `uint8` ones.
+            segmentation_maps (`ImageInput`, *optional*):
+                One map of integer class indices per picture, `(height, width)`: PIL (palette indices, not colours),
+                file, numpy or torch; several of equal size may be one array `(batch_size, height, width)`.
+            kwargs ([`AlgmImageProcessorKwargs`], *optional*):
+                Settings for this call only; see the class.
+
+        Returns:
+            [`BatchFeature`]: With `return_tensors`:
+
+            - **pixel_values** float32 `(batch_size, num_channels, height, width)`. Pictures of different sizes are
+              padded with zeros, after normalisation, on the right and at the bottom.
+            - **image_sizes** int64 `(batch_size, 2)`, height and width before padding; only when sizes differ.
+            - **labels** int64 `(batch_size, height, width)`, padded with `ignore_index`; only with maps.
+
+            Without it, lists of unpadded arrays (torch with torchvision, numpy with PIL) and no `image_sizes`.
+
+        Raises:
+            `ValueError`: For a setting, picture or label map that does not fit; the message names the field, the
+            position in the list, the value and what was expected.
+        """
+        settings = self._settings_for_call(kwargs)
+        return self._preprocess_image_like_inputs(images, segmentation_maps, **settings)
+
+    def _settings_for_call(self, overrides: dict[str, Any]) -> dict[str, Any]:
+        names = list(self.valid_kwargs.__annotations__)
+        unknown = sorted(set(overrides) - set(names))
+        if unknown:
+            raise ValueError(f"Unknown setting {unknown[0]!r}, expected one of {names}.")
+        settings = {name: getattr(self, name, None) for name in names}
+        settings.update({name: value for name, value in overrides.items() if value is not None})
+        return self._standardize_kwargs(**settings)
+
+    def _preprocess_image_like_inputs(
+        self, images, segmentation_maps, device=None, return_tensors=None, **settings
+    ) -> BatchFeature:
+        flat = flatten_images(images)
+        pictures = [read_picture(image, i, **settings) for i, image in enumerate(flat)]
+        sizes = [_target_size(*p.shape[-2:], index=i, **settings) for i, p in enumerate(pictures)]
+        if device is None and isinstance(flat[0], torch.Tensor):
+            device = flat[0].device
+        features = {
+            "pixel_values": [
+                self._transform(p, size, device=device, **settings) for p, size in zip(pictures, sizes, strict=True)
+            ]
+        }
+        if segmentation_maps is not None:
+            maps = read_label_maps(segmentation_maps, flat, [p.shape[-2:] for p in pictures])
+            features["labels"] = [
+                torch.from_numpy(_prepare_labels(m, size, **settings)).to(device)
+                for m, size in zip(maps, sizes, strict=True)
+            ]
+        if return_tensors is None:
+            if self.backend == "pil":
+                features = {name: [value.cpu().numpy() for value in values] for name, values in features.items()}
+            return AlgmBatchFeature(features)
+        batch = _collate(features, sizes, settings["ignore_index"])
+        if TensorType(return_tensors) == TensorType.NUMPY:
+            batch = {name: value.cpu().numpy() for name, value in batch.items()}
+        return AlgmBatchFeature(batch, tensor_type=return_tensors)
+
+    def _transform(
+        self,
+        picture: np.ndarray,
+        target_size: tuple[int, int],
+        resample: PILImageResampling,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean: float | tuple[float, ...],
+        image_std: float | tuple[float, ...],
+        device: str | torch.device | None,
+        **kwargs,
+    ) -> torch.Tensor:
+        """Resize `(channels, height, width)` to `target_size`, rescale and normalise; float32 on `device`."""
+        on_torchvision = self.backend == "torchvision"
+        pixels = torch.from_numpy(picture).to(device) if on_torchvision else picture
+        if picture.shape[-2:] != target_size:
+            pixels = self.resize(pixels, SizeDict(height=target_size[0], width=target_size[1]), resample=resample)
+        pixels = pixels if on_torchvision else torch.from_numpy(pixels).to(device)
+        pixels = pixels.to(torch.float32)
+        if do_rescale:
+            pixels = pixels * rescale_factor
+        if do_normalize:
+            mean, std = (torch.as_tensor(v, dtype=torch.float32, device=device) for v in (image_mean, image_std))
+            pixels = (pixels - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1)
+        return pixels
+
+    def post_process_semantic_segmentation(
+        self,
+        outputs: Any,
+        target_sizes: list[tuple[int, int]] | torch.Tensor | None = None,
+        input_sizes: list[tuple[int, int]] | torch.Tensor | None = None,
+    ) -> list[torch.Tensor]:
+        r"""
+        Turn logits into label maps: the argmax over the classes of the bilinearly upsampled logits, ties to the lowest
+        class. Classes are upsampled in blocks, so memory does not grow with their number.
+
+        Args:
+            outputs ([`AlgmSemanticSegmenterOutput`] or any mapping or object with a `logits` field):
+                `logits` `(batch_size, num_labels, rows, columns)` of patches or of pixels; `grid_sizes`
+                `(batch_size, 2)`, if there and not `None`, tells the rows and columns that belong to each image.
+            target_sizes (`list[tuple[int, int]]` or `torch.Tensor` of shape `(batch_size, 2)`, *optional*):
+                Height and width in pixels of each map. Unset: `input_sizes`, or else the resolution of the logits.
+            input_sizes (`list[tuple[int, int]]` or `torch.Tensor` of shape `(batch_size, 2)`, *optional*):
+                Height and width in pixels at which the model saw each picture. Needed where these are no multiples of
+                `patch_size`, because the logits then cover padding too. Unset: the target size if `do_resize` is
+                `False` and the target has as many patches as the logits, else no padding is assumed.
+
+        Returns:
+            `list[torch.Tensor]`: One int64 map of class indices `(height, width)` per image, on the logits' device.
+
+        Raises:
+            `ValueError`: If logits are missing, not 4-dimensional or not finite, or if sizes do not fit.
+        """
+        logits = _field(outputs, "logits")
+        if not isinstance(logits, torch.Tensor) or logits.ndim != 4:
+            got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise ValueError(f"`outputs.logits` is {got}, expected (batch_size, num_labels, rows, columns).")
+        batch_size = logits.shape[0]
+        targets = _check_sizes("target_sizes", target_sizes, batch_size)
+        inputs = _check_sizes("input_sizes", input_sizes, batch_size)
+        grids = _check_sizes("outputs.grid_sizes", _field(outputs, "grid_sizes"), batch_size)
+        maps = []
+        for i, scores in enumerate(logits.detach()):
+            if grids[i] is not None:
+                scores = scores[:, : grids[i][0], : grids[i][1]]
+            if not torch.isfinite(scores).all():
+                raise ValueError(f"`outputs.logits[{i}]` holds NaN or infinite values, expected finite scores.")
+            plan = self._upsampling_plan(scores.shape[-2:], targets[i], inputs[i])
+            maps.append(_argmax_in_blocks(scores, *plan))
+        return maps
+
+    def _upsampling_plan(
+        self, grid: tuple[int, int], target: tuple[int, int] | None, input_size: tuple[int, int] | None
+    ) -> tuple[tuple[int, int] | None, tuple[int, int] | None, tuple[int, int]]:
+        """The sizes `(padded, cropped, final)` to go through; the first two are `None` without padding to remove."""
+        grid = tuple(grid)
+        if input_size is None and target is not None and not self.do_resize and self._num_patches(target) == grid:
+            input_size = target
+        if input_size is None or input_size == grid:  # logits of an unpadded picture, or one for each pixel
+            return None, None, target or grid
+        if self._num_patches(input_size) != grid:
+            raise ValueError(
+                f"`input_sizes` holds {input_size}, which is {self._num_patches(input_size)} patches of "
+                f"{self.patch_size} pixels, but the logits are {grid}; expected the size at which the model saw the "
+                "picture."
+            )
+        padded = tuple(side * self.patch_size for side in grid)
+        if padded == input_size:
+            return None, None, target or input_size
+        return padded, input_size, target or input_size
+
+    def _num_patches(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of patches that cover `size`."""
+        return -(-size[0] // self.patch_size), -(-size[1] // self.patch_size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as saved in `preprocessor_config.json`, with both backends in `auto_map`."""
+        output = super().to_dict()
+        if self._auto_class is not None and type(self) in (AlgmImageProcessor, AlgmImageProcessorPil):
+            module = type(self).__module__.rsplit(".", 1)[-1]
+            # AutoImageProcessor reads a pair as (PIL, torchvision).
+            references = [f"{module}.{cls.__name__}" for cls in (AlgmImageProcessorPil, AlgmImageProcessor)]
+            output["auto_map"] = {**output.get("auto_map", {}), self._auto_class: references}
+        return output
+
+
+class _AlgmPilBackend(PilBackend):
+    """transformers' PIL backend, resizing channel by channel so that floating point pictures keep their precision."""
+
+    def resize(self, image: np.ndarray, size: SizeDict, resample=None, **kwargs) -> np.ndarray:
+        """Resize `(channels, height, width)`, uint8 or float32, to `size.height` x `size.width`."""
+        resample = PILImageResampling.BILINEAR if resample is None else resample
+        channels = [Image.fromarray(c).resize((size.width, size.height), resample=resample) for c in image]
+        return np.stack([np.asarray(channel) for channel in channels])
+
+
+if is_torchvision_available():
+    _DefaultBackend = TorchvisionBackend
+else:
+    _DefaultBackend = _AlgmPilBackend
+
+
+class AlgmImageProcessor(_AlgmImageProcessingMixin, _DefaultBackend):
+    r"""
+    Image processor of ALGM (paper: "ALGM: Adaptive Local-then-Global Token Merging for Efficient Semantic Segmentation
+    with Plain Vision Transformers", CVPR 2024, arXiv 2406.09936). It resizes the shorter side to `size` with both
+    sides in whole patches, normalises, treats label maps alike and turns logits back into label maps. It resamples
+    with torchvision, or with PIL where torchvision is not installed; the two differ by at most about 1/255 before
+    normalisation.
+
+    Args:
+        do_resize (`bool`, *optional*, defaults to `True`):
+            Whether to resize. With `False` sizes are kept and the model pads to whole patches.
+        size (`int`, `tuple[int, int]` or `dict[str, int]`, *optional*, defaults to `{"shortest_edge": 512}`):
+            Size in pixels: an `int` or `{"shortest_edge"}` for the shorter side with the aspect ratio kept,
+            `{"shortest_edge", "longest_edge"}` with a cap on the longer side, `(height, width)` or
+            `{"height", "width"}` for a fixed size. Both sides are rounded to whole patches, at least one.
+        resample (`PILImageResampling` or `int`, *optional*, defaults to `PILImageResampling.BILINEAR`):
+            Filter for the picture. Label maps are always resampled with the nearest neighbour.
+        patch_size (`int`, *optional*, defaults to 16):
+            Side of a patch in pixels, as in the model's config; at least 1.
+        do_rescale (`bool`, *optional*, defaults to `True`):
+            Whether to multiply 0..255 values by `rescale_factor`. With `False` floating point values are kept.
+        rescale_factor (`float`, *optional*, defaults to `1 / 255`):
+            Factor for values in 0..255; positive.
+        do_normalize (`bool`, *optional*, defaults to `True`):
+            Whether to subtract `image_mean` and divide by `image_std`.
+        image_mean (`float` or `list[float]`, *optional*, defaults to `[0.5, 0.5, 0.5]`):
+            Mean per channel, in the unit left by rescaling.
+        image_std (`float` or `list[float]`, *optional*, defaults to `[0.5, 0.5, 0.5]`):
+            Standard deviation per channel, in the unit left by rescaling; positive.
+        do_convert_rgb (`bool`, *optional*, defaults to `True`):
+            Whether to make three channels of greyscale and transparent pictures (on white).
+        do_reduce_labels (`bool`, *optional*, defaults to `False`):
+            Whether label 0 becomes `ignore_index` and every other label is lowered by one.
+        ignore_index (`int`, *optional*, defaults to 255):
+            Label of pixels without a class; also fills the padding of label maps.
+        input_data_format (`str` or `ChannelDimension`, *optional*):
+            `"channels_first"` or `"channels_last"`, for arrays whose shape leaves it open.
+        device (`str` or `torch.device`, *optional*):
+            Where the returned tensors live. With torchvision the resampling happens there too.
+        return_tensors (`str` or `TensorType`, *optional*):
+            `"pt"` or `"np"` for one array per field; unset for lists of unpadded arrays.
+
+    Raises:
+        `ValueError`: For a setting outside its range; the message names it.
+
+    Example:
+
+    ```python
+    >>> processor = AlgmImageProcessor(size=512)
+    >>> inputs = processor(image, segmentation_maps=label_map, return_tensors="pt")
+    >>> outputs = model(**inputs)
+    >>> label_maps = processor.post_process_semantic_segmentation(outputs, target_sizes=[(image.height, image.width)])
+    ```
+    """
+
+
+class AlgmImageProcessorPil(_AlgmImageProcessingMixin, _AlgmPilBackend):
+    """[`AlgmImageProcessor`] that resamples with PIL even where torchvision is installed; same settings."""
+
+
+def _check_settings(
+    size: SizeDict,
+    patch_size: int,
+    rescale_factor: float,
+    image_mean: float | tuple[float, ...],
+    image_std: float | tuple[float, ...],
+    ignore_index: int,
+    input_data_format: str | ChannelDimension | None = None,
+    **flags,
+) -> None:
+    """Refuse settings that no call could honour."""
+    for name in _FLAGS:
+        if not isinstance(flags[name], (bool, np.bool_)):
+            raise ValueError(f"`{name}` is {flags[name]!r}, expected True or False.")
+    if set(dict(size)) not in _SIZE_KEYS:
+        raise ValueError(
+            f"`size` is {dict(size)}, expected the keys {' or '.join(str(sorted(k)) for k in _SIZE_KEYS)}."
+        )
+    whole = {"patch_size": patch_size, **{f"size[{key!r}]": value for key, value in dict(size).items()}}
+    for name, value in whole.items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"`{name}` is {value!r}, expected a whole number of pixels, at least 1.")
+    if size.longest_edge is not None and size.longest_edge < size.shortest_edge:
+        raise ValueError(f"`size` is {dict(size)}, expected longest_edge to be at least shortest_edge.")
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, Integral):
+        raise ValueError(f"`ignore_index` is {ignore_index!r}, expected an integer.")
+    if flags["do_reduce_labels"] and ignore_index == 0:
+        raise ValueError(
+            "`ignore_index` is 0 with do_reduce_labels=True, expected a value that is no class afterwards."
+        )
+    means, stds = np.atleast_1d(image_mean), np.atleast_1d(image_std)
+    for name, values in {
+        "rescale_factor": np.atleast_1d(rescale_factor),
+        "image_std": stds,
+        "image_mean": means,
+    }.items():
+        numbers = values.ndim == 1 and values.dtype.kind in "iuf" and np.isfinite(values).all()
+        if not numbers or (name != "image_mean" and (values <= 0).any()):
+            raise ValueError(
+                f"`{name}` is {values.tolist()}, expected finite {'' if name == 'image_mean' else 'positive '}numbers."
+            )
+    if flags["do_convert_rgb"] and not {means.size, stds.size} <= {1, 3}:
+        raise ValueError(
+            f"`image_mean` has {means.size} values and `image_std` {stds.size}, expected 1 or 3 for RGB pictures."
+        )
+    if 1 not in (means.size, stds.size) and means.size != stds.size:
+        raise ValueError(f"`image_mean` has {means.size} values and `image_std` {stds.size}, expected equally many.")
+    formats = (ChannelDimension.FIRST.value, ChannelDimension.LAST.value)
+    if input_data_format is not None and input_data_format not in formats:
+        raise ValueError(f"`input_data_format` is {input_data_format!r}, expected one of {formats}.")
+
+
+def _round_to_patches(numerator: int, denominator: int, patch_size: int) -> int:
+    """`numerator / denominator` pixels to the nearest multiple of the patch (half goes up), at least one patch."""
+    patches = (2 * numerator + denominator * patch_size) // (2 * denominator * patch_size)
+    return max(patches, 1) * patch_size
+
+
+def _target_size(
+    height: int, width: int, index: int, do_resize: bool, size: SizeDict, patch_size: int, **kwargs
+) -> tuple[int, int]:
+    """Height and width in pixels a picture is resized to, in exact integer arithmetic."""
+    if not do_resize:
+        if min(height, width) < patch_size:
+            raise ValueError(
+                f"`images[{index}]` is {height} x {width} (height x width) and do_resize is False, expected at least "
+                f"one patch of {patch_size} x {patch_size} pixels."
+            )
+        return height, width
+    if size.height is not None:
+        return _round_to_patches(size.height, 1, patch_size), _round_to_patches(size.width, 1, patch_size)
+    edge, reference = size.shortest_edge, min(height, width)
+    cap = size.longest_edge
+    if cap is not None and max(height, width) * edge > cap * reference:
+        edge, reference = cap, max(height, width)
+    sides = [_round_to_patches(side * edge, reference, patch_size) for side in (height, width)]
+    if cap is not None:
+        # Rounding up must not cross a cap that is no multiple of the patch.
+        sides = [min(side, max(cap // patch_size, 1) * patch_size) for side in sides]
+    return sides[0], sides[1]
+
+
+def _prepare_labels(
+    labels: np.ndarray, target_size: tuple[int, int], do_reduce_labels: bool, ignore_index: int, **kwargs
+) -> np.ndarray:
+    """Reduce labels if asked for and pick the nearest neighbour of each pixel centre."""
+    if do_reduce_labels:
+        void = (labels == 0) | (labels == ignore_index)
+        labels = np.where(void, ignore_index, labels - 1)
+    # Pixel i of n covers the centre (2 i + 1) / 2n; integers keep both backends and every size exact.
+    rows, columns = (
+        (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(target_size, labels.shape, strict=True)
+    )
+    return labels[rows[:, None], columns]
+
+
+def _collate(
+    features: dict[str, list[torch.Tensor]], sizes: list[tuple[int, int]], ignore_index: int
+) -> dict[str, torch.Tensor]:
+    """Pad on the right and at the bottom to the largest height and width, and stack."""
+    height, width = (max(sides) for sides in zip(*sizes, strict=True))
+    batch = {}
+    for name, values in features.items():
+        fill = ignore_index if name == "labels" else 0
+        batch[name] = torch.stack(
+            [F.pad(v, (0, width - v.shape[-1], 0, height - v.shape[-2]), value=fill) for v in values]
+        )
+    if len(set(sizes)) > 1:
+        batch["image_sizes"] = torch.tensor(sizes, dtype=torch.int64, device=batch["pixel_values"].device)
+    return batch
+
+
+def _field(outputs: Any, name: str) -> Any:
+    return outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
+
+
+def _check_sizes(field: str, sizes: Any, batch_size: int) -> list[tuple[int, int] | None]:
+    """`batch_size` pairs of positive integers, or as many `None` when there are no sizes."""
+    if sizes is None:
+        return [None] * batch_size
+    if len(sizes) != batch_size:
+        raise ValueError(
+            f"`{field}` has {len(sizes)} entries, expected one (height, width) for each of {batch_size} images."
+        )
+    sizes = [size.tolist() if isinstance(size, (torch.Tensor, np.ndarray)) else size for size in sizes]
+    for index, size in enumerate(sizes):
+        if np.size(size) != 2 or any(side != int(side) or side < 1 for side in size):
+            raise ValueError(f"`{field}[{index}]` is {size}, expected two positive integers (height, width).")
+    return [(int(height), int(width)) for height, width in sizes]
+
+
+def _argmax_in_blocks(
+    scores: torch.Tensor, padded: tuple | None, cropped: tuple | None, final: tuple[int, int]
+) -> torch.Tensor:
+    """Argmax over the classes of `(num_labels, rows, columns)`, upsampled by way of these sizes, block by block."""
+    largest = max(height * width for height, width in (padded or final, final))
+    block_size = max(1, MAX_UPSAMPLED_ELEMENTS // largest)
+    best, label_map = None, None
+    for start in range(0, scores.shape[0], block_size):
+        block = scores[start : start + block_size]
+        block = block.float() if block.dtype in (torch.float16, torch.bfloat16) else block
+        if padded is not None:
+            block = _upsample(block, padded)[:, : cropped[0], : cropped[1]]
+        values, classes = _upsample(block, final).max(dim=0)
+        classes += start
+        if best is None:
+            best, label_map = values, classes
+        else:
+            better = values > best  # strictly, so that a tie stays with the lowest class
+            best, label_map = torch.where(better, values, best), torch.where(better, classes, label_map)
+    return label_map
+
+
+def _upsample(scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    if scores.shape[-2:] == size:
+        return scores
+    return F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+__all__ = ["AlgmBatchFeature", "AlgmImageProcessor", "AlgmImageProcessorKwargs", "AlgmImageProcessorPil"]

@@ -1,0 +1,92 @@
+# Copyright 2026 The algm-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""From pixels to the tokens of a plain Vision Transformer, packed."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .configuration_algm import AlgmConfig
+
+
+GridSizes = Sequence[tuple[int, int]]
+
+
+class AlgmPatchEmbeddings(nn.Module):
+    """A convolution with kernel and stride of one patch, on images zero-padded right and bottom to whole patches."""
+
+    def __init__(self, config: AlgmConfig):
+        super().__init__()
+        self.patch_size = config.patch_size
+        self.num_channels = config.num_channels
+        self.projection = nn.Conv2d(
+            config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
+        )
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """`(batch_size, num_channels, height, width)` to `(batch_size, hidden_size, grid_height, grid_width)`."""
+        height, width = pixel_values.shape[-2:]
+        padding = (0, -width % self.patch_size, 0, -height % self.patch_size)
+        pixel_values = nn.functional.pad(pixel_values, padding) if any(padding) else pixel_values
+        return self.projection(pixel_values.to(self.projection.weight.dtype))
+
+
+class AlgmEmbeddings(nn.Module):
+    """Patch, class, register and position embeddings, packed."""
+
+    def __init__(self, config: AlgmConfig):
+        super().__init__()
+        grid_height, grid_width = config.position_grid_size
+        self.position_grid_size = config.position_grid_size
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        if config.num_register_tokens > 0:
+            self.register_tokens = nn.Parameter(torch.zeros(1, config.num_register_tokens, config.hidden_size))
+        else:
+            self.register_tokens = None
+        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + grid_height * grid_width, config.hidden_size))
+        self.patch_embeddings = AlgmPatchEmbeddings(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, pixel_values: Tensor, image_sizes: GridSizes | None) -> tuple[Tensor, GridSizes]:
+        """
+        Args:
+            pixel_values (`Tensor` of shape `(batch_size, num_channels, height, width)`)
+            image_sizes (`Sequence[tuple[int, int]]`, *optional*): height and width of each image, if they differ.
+
+        Returns:
+            `tuple[Tensor, Sequence[tuple[int, int]]]`: the full pack `(total_tokens, hidden_size)` and the height and
+            width of each image in patches.
+        """
+        if image_sizes is None:
+            batches = [pixel_values]
+        else:
+            batches = [image[None, :, :h, :w] for image, (h, w) in zip(pixel_values, image_sizes, strict=True)]
+        packs, grid_sizes = [], []
+        for batch in batches:
+            patches = self.patch_embeddings(batch)
+            grid_sizes += [tuple(patches.shape[-2:])] * batch.shape[0]
+            packs.append(self._add_special_tokens(patches).flatten(0, 1))
+        return self.dropout(torch.cat(packs) if len(packs) > 1 else packs[0]), grid_sizes
+
+    def _add_special_tokens(self, patches: Tensor) -> Tensor:
+        batch_size, _, *grid_size = patches.shape
+        class_position, patch_positions = self._interpolate_positions(grid_size)
+        tokens = [(self.cls_token + class_position).expand(batch_size, -1, -1)]
+        if self.register_tokens is not None:
+            tokens.append(self.register_tokens.expand(batch_size, -1, -1))
+        tokens.append(patches.flatten(2).transpose(1, 2) + patch_positions)
+        return torch.cat([part.to(patches.dtype) for part in tokens], dim=1)
+
+    def _interpolate_positions(self, grid_size: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Position embeddings of the class token `(1, 1, C)` and of the patches `(1, num_patches, C)`."""
+        class_position, positions = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
+        if tuple(grid_size) == self.position_grid_size:
+            return class_position, positions
+        # In float32: half precision would resize the positions coarsely, and not at all on some devices.
+        positions = positions.float().transpose(1, 2).unflatten(2, self.position_grid_size)
+        positions = nn.functional.interpolate(positions, size=tuple(grid_size), mode="bilinear", align_corners=False)
+        return class_position, positions.flatten(2).transpose(1, 2).to(class_position.dtype)
+
+
+__all__ = ["AlgmEmbeddings", "AlgmPatchEmbeddings"]
