@@ -21,7 +21,9 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_algm import AlgmConfig
-from .packed_attention import packed_attention  # noqa: F401 - transformers 5.4 copies only what this file itself imports
+
+# The Auto classes of older transformers copy only the files that this one imports itself, not those that those import.
+from .packed_attention import packed_attention  # noqa: F401
 from .segmentation_decoders import AlgmLinearDecoder, AlgmMaskTransformerDecoder
 from .segmentation_loss import check_labels, segmentation_loss, upsample_logits
 from .sliding_window import averaged_bands, window_starts
@@ -56,7 +58,8 @@ class AlgmModelOutput(ModelOutput):
         token_counts (`Tensor` of shape `(batch_size, num_hidden_layers)`, int64, *optional*):
             With `output_token_merging=True`: tokens of each image after each layer, special tokens counted.
         patch_to_token (`Tensor` of shape `(batch_size, num_patches)`, int64, *optional*):
-            With `output_token_merging=True`: index of each patch's token in its image's final sequence, special tokens counted; -1 for padding.
+            With `output_token_merging=True`: index of each patch's token in its image's final sequence, special
+            tokens counted; -1 for padding.
         grid_sizes (`Tensor` of shape `(batch_size, 2)`, int64, *optional*, with `image_sizes`):
             Height and width of each image in patches.
         pack ([`TokenPack`], *optional*, with `output_packed=True`):
@@ -85,11 +88,11 @@ class AlgmSemanticSegmenterOutput(ModelOutput):
         hidden_states (`tuple[Tensor]`, *optional*, with `output_hidden_states=True`):
             See [`AlgmModelOutput`].
         token_counts (`Tensor` of shape `(batch_size, num_hidden_layers)`, int64, *optional*):
-            With `output_token_merging=True`: tokens of each image after each encoder layer, special tokens counted; the sum over its windows with
-            `inference_mode="slide"`.
+            With `output_token_merging=True`: tokens of each image after each encoder layer, special tokens counted;
+            the sum over its windows with `inference_mode="slide"`.
         patch_to_token (`Tensor` of shape `(batch_size, num_patches)`, int64, *optional*):
-            With `output_token_merging=True`: index of each patch's token in its image's final sequence, special tokens counted; -1 for padding, `None`
-            with `inference_mode="slide"`.
+            With `output_token_merging=True`: index of each patch's token in its image's final sequence, special
+            tokens counted; -1 for padding, `None` with `inference_mode="slide"`.
         grid_sizes (`Tensor` of shape `(batch_size, 2)`, int64, *optional*, with `image_sizes`):
             Rows and columns of `logits` that belong to each image; the others are zero.
     """
