@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
@@ -42,6 +43,10 @@ from .vit_embeddings import AlgmEmbeddings
 
 
 GridSizes = Sequence[tuple[int, int]]
+
+# The image segmentation pipeline looks for class names in this table only, and logs that any other class "is not
+# supported" before it goes on and works. No Auto class reads this entry: they go by the configs transformers ships.
+MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.setdefault("algm", "AlgmForSemanticSegmentation")
 
 
 @dataclass

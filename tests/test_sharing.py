@@ -235,6 +235,18 @@ def test_the_pipeline_gives_the_same_masks_whatever_its_batch_size(tmp_path, siz
         assert agreement == 1 if dtype == torch.float32 else agreement > 0.98
 
 
+def test_the_pipeline_loads_and_runs_without_a_word_on_standard_error(tmp_path):
+    save(tmp_path / "model")
+    code = """
+from PIL import Image
+from transformers import pipeline
+from transformers.utils.logging import disable_progress_bar
+disable_progress_bar()
+pipeline("image-segmentation", model=sys.argv[1], trust_remote_code=True)(Image.new("RGB", (80, 50)))
+"""
+    assert run_child(code, tmp_path, tmp_path / "model").stderr == ""
+
+
 # --- Trainer ---------------------------------------------------------------------------------------------------------
 
 
