@@ -23,8 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-# PyYAML is no dependency of our own: transformers and huggingface_hub both require it.
 import yaml
 from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
