@@ -218,13 +218,15 @@ class AlgmConfig(PreTrainedConfig):
         self._validate_merging()
         self._validate_inference()
         _check_int("semantic_loss_ignore_index", self.semantic_loss_ignore_index)
-        weights = self.class_weights
-        if weights is None:
-            return
-        if len(weights) != self.num_labels or not all(_is_number(weight) and weight >= 0 for weight in weights):
+        if self.num_labels < 2:
             raise ValueError(
-                f"class_weights={weights!r}: expected None or one number >= 0 for each of num_labels={self.num_labels}"
+                f"num_labels={self.num_labels}: expected at least 2; an object and its background are two classes"
             )
+        # Their number is compared with num_labels where they are used: a checkpoint's weights must not keep it from
+        # being loaded with other classes.
+        weights = self.class_weights
+        if weights is not None and not all(_is_number(weight) and weight >= 0 for weight in weights):
+            raise ValueError(f"class_weights={weights!r}: expected None or numbers >= 0, one for each class")
 
     def _validate_merging(self) -> None:
         _check_bool("use_token_merging", self.use_token_merging)

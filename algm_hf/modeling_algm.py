@@ -119,7 +119,7 @@ class AlgmPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
-    _no_split_modules = ["AlgmEmbeddings", "AlgmLayer"]
+    _no_split_modules = ["AlgmEmbeddings", "AlgmLayer", "AlgmLinearDecoder", "AlgmMaskTransformerDecoder"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
@@ -151,8 +151,8 @@ class AlgmPreTrainedModel(PreTrainedModel):
         for the Auto classes; the folder then loads through both `AutoModel` and `AutoModelForSemanticSegmentation`,
         whichever of the two was saved.
         """
-        if self._auto_class is not None:
-            module = type(self).__module__.rsplit(".", 1)[-1]
+        if self._auto_class is not None and type(self) in (AlgmModel, AlgmForSemanticSegmentation):
+            module = AlgmModel.__module__.rsplit(".", 1)[-1]
             # Both entries are set anew: those of a model that came from the Hub name the repository it came from.
             entries = {
                 "AutoModel": f"{module}.AlgmModel",
@@ -173,15 +173,22 @@ class AlgmPreTrainedModel(PreTrainedModel):
                 "no tensor holds"
             )
         if not isinstance(pixel_values, Tensor):
+            if image_sizes is not None:
+                raise ValueError(
+                    f"image_sizes={image_sizes!r} with a list of images: expected None, the images have their sizes"
+                )
             pixel_values, image_sizes = _stack_images(pixel_values)
         shape = tuple(pixel_values.shape)
-        if len(shape) != 4 or shape[1] != config.num_channels:
+        if len(shape) != 4 or shape[0] == 0 or shape[1] != config.num_channels:
             raise ValueError(
                 f"pixel_values has shape {shape}: expected (batch_size, num_channels={config.num_channels}, height, "
                 "width)"
             )
         sizes = [shape[-2:]]
         if image_sizes is not None:
+            if not isinstance(image_sizes, Tensor) or image_sizes.dtype.is_floating_point:
+                kind = getattr(image_sizes, "dtype", type(image_sizes).__name__)
+                raise ValueError(f"image_sizes is of type {kind}: expected a tensor of integers")
             if tuple(image_sizes.shape) != (shape[0], 2):
                 raise ValueError(f"image_sizes has shape {tuple(image_sizes.shape)}: expected ({shape[0]}, 2)")
             sizes = [tuple(size) for size in image_sizes.tolist()]
@@ -367,6 +374,8 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
         """
         pixel_values, sizes = self._prepare_inputs(pixel_values, image_sizes)
         self._check_labels(labels, pixel_values)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         if self.config.inference_mode == "slide" and not self.training:
             if output_hidden_states:
                 raise ValueError(
@@ -431,7 +440,8 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
         sizes = [pixel_values.shape[-2:]] * pixel_values.shape[0] if sizes is None else sizes
         grid_sizes = [(-(-height // config.patch_size), -(-width // config.patch_size)) for height, width in sizes]
         patches = drop_special_tokens(encoded.pack, grid_sizes, config.num_special_tokens)
-        logits = restore_tokens(self.decode_head(patches), patches.token_index)
+        logits = self.decode_head(patches)
+        logits = restore_tokens(logits, patches.token_index.to(logits.device))
         return AlgmSemanticSegmenterOutput(
             logits=_to_grids(logits, grid_sizes),
             hidden_states=encoded.hidden_states,
@@ -479,7 +489,7 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
         config = self.config
 
         def window_logits(windows: Tensor) -> Iterator[Tensor]:
-            output = self._forward_whole(windows, None, output_token_merging=window_counts is not None)
+            output = self._forward_whole(windows, None, False, window_counts is not None)
             if window_counts is not None:
                 window_counts.extend(output.token_counts)
             for logits in output.logits:
@@ -490,6 +500,14 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
 
     def _loss(self, logits: Tensor, labels: Tensor, sizes: GridSizes | None) -> Tensor:
         config, labels = self.config, labels.to(logits.device)
+        weights = config.class_weights
+        if weights is not None and len(weights) != config.num_labels:
+            raise ValueError(
+                f"class_weights={weights!r}: expected one number for each of num_labels={config.num_labels}, or None "
+                "(from_pretrained(..., class_weights=None) drops those of a checkpoint with other classes)"
+            )
+        # In float32, as at inference: under autocast the logits may be in half precision.
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         is_pixel_level = config.inference_mode == "slide" and not self.training
         patch_size = 1 if is_pixel_level else config.patch_size
         if sizes is None:
@@ -501,7 +519,7 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
                 grid = logits[image : image + 1, :, :rows, :columns]
                 pixel_logits.append(upsample_logits(grid, (height, width), patch_size))
                 pixel_labels.append(labels[image : image + 1, :height, :width])
-        return segmentation_loss(pixel_logits, pixel_labels, config.semantic_loss_ignore_index, config.class_weights)
+        return segmentation_loss(pixel_logits, pixel_labels, config.semantic_loss_ignore_index, weights)
 
     def _check_labels(self, labels: Tensor | None, pixel_values: Tensor) -> None:
         if labels is None:

@@ -112,8 +112,10 @@ def _has_varlen_kernel(query: Tensor) -> bool:
     head_dim = query.shape[-1]
     if head_dim % 8 or head_dim > 256:
         return False
-    # Flash attention needs Ampere; ROCm builds have no variable-length kernel here.
-    return torch.version.hip is None and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    # Flash attention needs Ampere, and may be switched off (torch.nn.attention.sdpa_kernel); ROCm has no such kernel.
+    if torch.version.hip is not None or not torch.backends.cuda.flash_sdp_enabled():
+        return False
+    return torch.cuda.get_device_capability(query.device) >= (8, 0)
 
 
 def _attention_by_length(

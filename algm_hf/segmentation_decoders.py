@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .configuration_algm import AlgmConfig
-from .token_merging import TokenPack, full_pack
+from .token_merging import TokenPack, full_pack, to_device
 from .transformer_layers import AlgmLayer, LayerDimensions, drop_path_rates
 
 
@@ -96,7 +96,7 @@ def _append_classes(lengths: Sequence[int], num_labels: int, device: torch.devic
     """
     images = torch.arange(len(lengths), device=device)
     num_tokens = sum(lengths)
-    image_of_token = images.repeat_interleave(torch.tensor(lengths, device=device), output_size=num_tokens)
+    image_of_token = images.repeat_interleave(to_device(lengths, device), output_size=num_tokens)
     image_of_class = images.repeat_interleave(num_labels)
     order = torch.argsort(torch.cat((image_of_token, image_of_class)), stable=True)
     return order, torch.argsort(order)

@@ -42,8 +42,9 @@ def check_labels(labels: Tensor, num_labels: int, ignore_index: int) -> None:
     Raises:
         ValueError: naming the values that do not fit, `num_labels` and the settings that usually are the reason.
     """
-    if labels.dtype.is_floating_point or labels.dtype == torch.bool:
+    if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
         raise ValueError(f"labels has dtype {labels.dtype}: expected integers")
+    labels = labels.long()  # comparing a small type with a number that it cannot hold wraps the number
     wrong = labels[((labels < 0) | (labels >= num_labels)) & (labels != ignore_index)]
     if wrong.numel():
         values = torch.unique(wrong).tolist()

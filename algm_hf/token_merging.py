@@ -7,7 +7,8 @@ on a packed layout.
 Vocabulary:
 
 - **pack**: the tokens of all images behind one another, `(total_tokens, hidden_size)`, without padding. The tokens of
-  image `b` are `pack[cu_seqlens[b] : cu_seqlens[b + 1]]`: its special tokens (class token, registers), then the rest.
+  image `b` are `pack[cu_seqlens[b] : cu_seqlens[b + 1]]`, special tokens (class token, registers) in front until the
+  global merge reorders them.
 - **lengths**: number of tokens of each image, `(batch_size,)`; `cu_seqlens` is their cumulated sum with a leading 0.
 - **sizes**: how many patches each token stands for, `(total_tokens,)` float32. A special token has size 1.
 - **assignment**: what a merge decides: for every token of the pack before it, the index of its token in the pack after
@@ -52,8 +53,11 @@ class TokenPack(NamedTuple):
     cu_seqlens: Tensor
 
     def with_hidden_states(self, hidden_states: Tensor) -> "TokenPack":
-        """The same tokens with other features `(total_tokens, any_size)`. (torch 2.11 cannot compile `_replace`.)"""
-        return TokenPack(hidden_states, self.sizes, self.token_index, self.lengths, self.cu_seqlens)
+        """The same tokens with other features `(total_tokens, any_size)`, on the device of these."""
+        # The device differs where a `device_map` splits the model. (And torch 2.11 cannot compile `_replace`.)
+        device = hidden_states.device
+        sizes, token_index, cu_seqlens = self.sizes.to(device), self.token_index.to(device), self.cu_seqlens.to(device)
+        return TokenPack(hidden_states, sizes, token_index, self.lengths, cu_seqlens)
 
 
 class Assignment(NamedTuple):
@@ -82,6 +86,23 @@ def cumulated_lengths(lengths: Tensor) -> Tensor:
         `Tensor` of shape `(batch_size + 1,)`, int64: `cu_seqlens`, starting with 0.
     """
     return torch.nn.functional.pad(lengths.to(torch.int64).cumsum(0), (1, 0))
+
+
+def to_device(values: Sequence[int], device: torch.device) -> Tensor:
+    """
+    Integers of the host as a tensor. To a GPU they go through pinned memory, so that the host does not wait.
+
+    Args:
+        values (`Sequence[int]`): the integers.
+        device (`torch.device`): where the result lives.
+
+    Returns:
+        `Tensor` of shape `(len(values),)`, int64
+    """
+    tensor = torch.tensor(list(values), dtype=torch.int64)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def full_lengths(grid_sizes: Sequence[tuple[int, int]], num_special_tokens: int) -> list[int]:
@@ -166,14 +187,14 @@ def local_assignment(
     num_merged = torch.zeros(len(lengths), dtype=torch.int64, device=device).index_add_(
         0, image_of_window, merged.long()
     )
-    new_lengths = torch.tensor(lengths, device=device) - num_merged * (tokens_per_window - 1)
+    new_lengths = to_device(lengths, device) - num_merged * (tokens_per_window - 1)
     new_starts = cumulated_lengths(new_lengths)[:-1]
 
     # Two stable sorts order the windows by image and, inside an image, by descending similarity. A merged window's
     # place among its image's windows is its place among the merged ones, since those come first.
     order = torch.argsort(similarity.masked_fill(~merged, -torch.inf), descending=True, stable=True)
     order = order[torch.argsort(image_of_window[order], stable=True)]
-    first_window = cumulated_lengths(torch.tensor(num_windows, device=device))[:-1]
+    first_window = cumulated_lengths(to_device(num_windows, device))[:-1]
     rank = torch.empty_like(order)
     rank[order] = torch.arange(order.shape[0], device=device)
     rank -= first_window[image_of_window]
@@ -185,7 +206,7 @@ def local_assignment(
     # behind the special tokens (which stay, and come first) the merged windows are put in between.
     stays = ~in_merged_window
     before = stays.cumsum(0) - stays.long()
-    place = before - before[torch.tensor(starts, device=device)][image_of_token]
+    place = before - before[to_device(starts, device)][image_of_token]
     is_patch = place >= num_special_tokens
     target = new_starts[image_of_token] + place + is_patch * num_merged[image_of_token]
     window_of_token = torch.zeros(hidden_states.shape[0], dtype=torch.int64, device=device)
@@ -212,37 +233,35 @@ def global_assignment(hidden_states: Tensor, lengths: Sequence[int], special_mas
     Returns:
         [`Assignment`]
     """
-    device, longest = hidden_states.device, max(lengths)
-    lengths = torch.tensor(lengths, device=device)
-    starts = cumulated_lengths(lengths)[:-1]
-    # Padded to the longest image only here, for one batched product of half by half tokens; nothing padded leaves.
-    position = torch.arange(longest + longest % 2, device=device)
-    exists = position < lengths[:, None]  # (batch_size, padded_length)
-    pack_index = (starts[:, None] + position).clamp(max=hidden_states.shape[0] - 1)
-    mergeable = exists & ~special_mask[pack_index]
-
+    device, num_tokens = hidden_states.device, hidden_states.shape[0]
     unit = torch.nn.functional.normalize(hidden_states.float(), dim=-1)
-    with torch.autocast(device_type=device.type, enabled=False):
-        similarity = unit[pack_index[:, 0::2]] @ unit[pack_index[:, 1::2]].transpose(1, 2)
-    similarity.masked_fill_(~mergeable[:, None, 1::2], -torch.inf)
-    score, nearest = similarity.max(dim=-1)  # (batch_size, padded_length / 2), of A
+    starts = cumulated_lengths(torch.tensor(lengths)).tolist()
+    # One more entry than tokens: padding positions write there.
+    merged = torch.zeros(num_tokens + 1, dtype=torch.bool, device=device)
+    nearest = torch.zeros(num_tokens + 1, dtype=torch.int64, device=device)
+    for images in _groups_of_similar_length(lengths):
+        group_starts = to_device([starts[image] for image in images], device)
+        group_lengths = to_device([lengths[image] for image in images], device)
+        longest = max(lengths[image] for image in images)
+        position = torch.arange(longest + longest % 2, device=device)
+        index = torch.where(position < group_lengths[:, None], group_starts[:, None] + position, num_tokens)
+        group_merged, group_nearest = _nearest_neighbours(unit, special_mask, index, layer)
+        merged[index[:, 0::2]] = group_merged
+        nearest[index[:, 0::2]] = group_nearest
+    merged, nearest = merged[:-1], nearest[:-1]
 
-    candidate = mergeable[:, 0::2] & (score > -torch.inf)
-    threshold = _mean_plus_std(score, candidate, layer)
-    merged = candidate & (score >= threshold[:, None])
-
-    stays = exists[:, 0::2] & ~merged
-    num_staying = stays.sum(dim=1)
-    new_lengths = lengths - merged.sum(dim=1)
-    new_starts = cumulated_lengths(new_lengths)[:-1, None]
-    target_b = new_starts + num_staying[:, None] + torch.arange(nearest.shape[1], device=device)
-    target_a = torch.where(merged, target_b.gather(1, nearest), new_starts + stays.cumsum(dim=1) - 1)
-
-    target = torch.stack((target_a, target_b), dim=2).flatten(1)  # back to sequence order
-    # The pack index of an existing position is unique; those of padding write into one slot behind the end.
-    index = torch.empty(hidden_states.shape[0] + 1, dtype=torch.int64, device=device)
-    index[torch.where(exists, pack_index, hidden_states.shape[0])] = target
-    return Assignment(index[:-1], new_lengths)
+    image_of_token = _repeat_each(range(len(lengths)), lengths, device)
+    lengths, starts = to_device(lengths, device), to_device(starts[:-1], device)
+    position = torch.arange(num_tokens, device=device) - starts[image_of_token]
+    in_a = position % 2 == 0
+    before = (in_a & ~merged).cumsum(0) - (in_a & ~merged).long()
+    num_merged = torch.zeros_like(lengths).index_add_(0, image_of_token, merged.long())
+    num_staying_a = (lengths + 1) // 2 - num_merged
+    new_lengths = lengths - num_merged
+    place_in_a = before - before[starts][image_of_token]
+    place = torch.where(in_a, place_in_a, num_staying_a[image_of_token] + position // 2)
+    target = cumulated_lengths(new_lengths)[:-1][image_of_token] + place
+    return Assignment(torch.where(merged, target[nearest], target), new_lengths)
 
 
 def merge_tokens(
@@ -284,7 +303,7 @@ def full_pack(hidden_states: Tensor, lengths: Sequence[int]) -> TokenPack:
         [`TokenPack`]
     """
     device, num_tokens = hidden_states.device, hidden_states.shape[0]
-    cu_seqlens = cumulated_lengths(torch.tensor(lengths)).to(device, torch.int32)
+    cu_seqlens = cumulated_lengths(to_device(lengths, device)).to(torch.int32)
     sizes = torch.ones(num_tokens, device=device)
     return TokenPack(hidden_states, sizes, torch.arange(num_tokens, device=device), list(lengths), cu_seqlens)
 
@@ -349,7 +368,7 @@ def global_merge(
 
 def apply_assignment(pack: TokenPack, assignment: Assignment) -> TokenPack:
     """
-    Execute a merge on a pack. The only place where the host waits for the device: it must know the new lengths.
+    Execute a merge on a pack. The only place of a merge where the host waits for the device, for the new lengths.
 
     Args:
         pack ([`TokenPack`]): the old pack.
@@ -434,17 +453,47 @@ def _window_positions(height: int, width: int, window_size: int, device: torch.d
 
 def _repeat_each(values: Sequence[int], repeats: Sequence[int], device: torch.device) -> Tensor:
     """`values[i]` repeated `repeats[i]` times, `(sum(repeats),)`; its size is given, so nothing waits for it."""
-    repeated = torch.tensor(values, device=device)
-    return repeated.repeat_interleave(torch.tensor(repeats, device=device), output_size=sum(repeats))
+    return to_device(values, device).repeat_interleave(to_device(repeats, device), output_size=sum(repeats))
 
 
-def _mean_plus_std(score: Tensor, candidate: Tensor, layer: int) -> Tensor:
-    """`mean + std / layer` over each row's candidates (unbiased); NaN, which no score reaches, below two of them."""
-    count = candidate.sum(dim=1)
-    score = score.masked_fill(~candidate, 0.0)
-    mean = score.sum(dim=1) / count
-    deviation = (score - mean[:, None]).masked_fill(~candidate, 0.0)
-    return mean + (deviation.square().sum(dim=1) / (count - 1)).sqrt() / layer
+def _groups_of_similar_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Images in groups, each padded to its longest for one product; at most a quarter of a side is then padding."""
+    groups: list[list[int]] = []
+    for image in sorted(range(len(lengths)), key=lambda image: -lengths[image]):
+        if groups and 4 * lengths[image] >= 3 * lengths[groups[-1][0]]:
+            groups[-1].append(image)
+        else:
+            groups.append([image])
+    return groups
+
+
+def _nearest_neighbours(unit: Tensor, special_mask: Tensor, index: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    """
+    For the `A` tokens of some images: whether they merge, and the pack index of their nearest `B` token.
+
+    Args:
+        unit (`Tensor` of shape `(total_tokens, hidden_size)`, float32): the pack in unit vectors.
+        special_mask (`Tensor` of shape `(total_tokens,)`, bool)
+        index (`Tensor` of shape `(num_images, length)`, int64, even length):
+            pack index of each position, `total_tokens` for padding.
+        layer (`int`): see [`global_assignment`].
+
+    Returns:
+        `tuple[Tensor, Tensor]` of shape `(num_images, length / 2)`, bool and int64.
+    """
+    mergeable = torch.cat((~special_mask, special_mask.new_zeros(1)))[index]
+    index = index.clamp(max=unit.shape[0] - 1)
+    with torch.autocast(device_type=unit.device.type, enabled=False):
+        similarity = unit[index[:, 0::2]] @ unit[index[:, 1::2]].transpose(1, 2)
+    similarity.masked_fill_(~mergeable[:, None, 1::2], -torch.inf)
+    score, nearest = similarity.max(dim=-1)
+    candidate = mergeable[:, 0::2] & (score > -torch.inf)
+    # mean + std / layer with the unbiased std: NaN, which no score reaches, below two candidates
+    count = candidate.sum(dim=1, keepdim=True)
+    mean = score.masked_fill(~candidate, 0.0).sum(dim=1, keepdim=True) / count
+    deviation = (score - mean).masked_fill(~candidate, 0.0)
+    threshold = mean + (deviation.square().sum(dim=1, keepdim=True) / (count - 1)).sqrt() / layer
+    return candidate & (score >= threshold), index[:, 1::2].gather(1, nearest)
 
 
 __all__ = [
@@ -462,5 +511,6 @@ __all__ = [
     "merge_tokens",
     "restore_tokens",
     "special_positions",
+    "to_device",
     "window_similarity",
 ]

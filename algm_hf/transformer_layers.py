@@ -5,7 +5,6 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -49,13 +48,14 @@ class AlgmDropPath(nn.Module):
         super().__init__()
         self.drop_prob = drop_prob
 
-    def forward(self, hidden_states: Tensor, lengths: Sequence[int]) -> Tensor:
+    def forward(self, hidden_states: Tensor, cu_seqlens: Tensor) -> Tensor:
+        """`hidden_states (total_tokens, hidden_size)` and `cu_seqlens (batch_size + 1,)` to the scaled branch."""
         if self.drop_prob == 0.0 or not self.training:
             return hidden_states
         keep_prob = 1.0 - self.drop_prob
-        keep = hidden_states.new_empty(len(lengths)).bernoulli_(keep_prob).div_(keep_prob)
-        repeats = torch.tensor(lengths, device=keep.device)
-        return hidden_states * keep.repeat_interleave(repeats, output_size=hidden_states.shape[0])[:, None]
+        keep = hidden_states.new_empty(cu_seqlens.shape[0] - 1).bernoulli_(keep_prob).div_(keep_prob)
+        keep = keep.repeat_interleave(cu_seqlens.diff(), output_size=hidden_states.shape[0])
+        return hidden_states * keep[:, None]
 
     def extra_repr(self) -> str:
         return f"drop_prob={self.drop_prob}"
@@ -102,7 +102,7 @@ class AlgmAttentionBlock(GradientCheckpointingLayer):
             dropout=self.attention_dropout if self.training else 0.0,
             implementation=self.config._attn_implementation,
         )
-        return hidden_states + self.drop_path(self.dropout(self.o_proj(output)), lengths)
+        return hidden_states + self.drop_path(self.dropout(self.o_proj(output)), cu_seqlens)
 
 
 class AlgmMlpBlock(GradientCheckpointingLayer):
@@ -124,9 +124,9 @@ class AlgmMlpBlock(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(dimensions.hidden_dropout_prob)
         self.drop_path = AlgmDropPath(drop_path_rate)
 
-    def forward(self, hidden_states: Tensor, lengths: Sequence[int]) -> Tensor:
+    def forward(self, hidden_states: Tensor, cu_seqlens: Tensor) -> Tensor:
         output = self.fc2(self.activation_fn(self.fc1(self.layernorm(hidden_states))))
-        return hidden_states + self.drop_path(self.dropout(output), lengths)
+        return hidden_states + self.drop_path(self.dropout(output), cu_seqlens)
 
 
 class AlgmLayer(nn.Module):
@@ -151,7 +151,7 @@ class AlgmLayer(nn.Module):
         pack = pack.with_hidden_states(self.attention(pack.hidden_states, pack.lengths, pack.cu_seqlens))
         if merge is not None:
             pack = merge(pack)
-        return pack.with_hidden_states(self.mlp(pack.hidden_states, pack.lengths))
+        return pack.with_hidden_states(self.mlp(pack.hidden_states, pack.cu_seqlens))
 
 
 def drop_path_rates(last_rate: float, num_layers: int) -> list[float]:

@@ -23,8 +23,11 @@ from algm_hf import AlgmConfig
         ({"window_size": 4}, r"window_size=4: expected an integer of at least 8"),
         ({"window_size": 32, "window_stride": 33}, r"window_stride=33: .* at least 1 and at most 32"),
         ({"window_batch_size": 0}, r"window_batch_size=0: expected an integer of at least 1"),
-        ({"class_weights": [1.0, 2.0]}, r"class_weights=\[1\.0, 2\.0\]: .* num_labels=5"),
-        ({"class_weights": [1.0, 2.0, 1, 1, -1]}, r"class_weights=.*: expected None or one number >= 0"),
+        (
+            {"class_weights": [1.0, 2.0, 1, 1, -1]},
+            r"class_weights=.*: expected None or numbers >= 0, one for each class",
+        ),
+        ({"num_labels": 1}, r"num_labels=1: expected at least 2"),
         ({"semantic_loss_ignore_index": None}, r"semantic_loss_ignore_index=None: expected an integer"),
         ({"hidden_size": 0}, r"hidden_size=0: expected an integer of at least 1"),
         ({"num_attention_heads": 5}, r"num_attention_heads=5: expected a divisor of hidden_size=32"),

@@ -5,12 +5,15 @@ import threading
 
 import pytest
 import torch
+from naive_segmenter import naive_logits
 from tiny_models import blocky_images, tiny_config, tiny_model
 from torch import nn
 from transformers import ViTConfig, ViTModel
 
-from algm_hf import AlgmForSemanticSegmentation, AlgmModel
+from algm_hf import AlgmModel
 from algm_hf.segmentation_loss import upsample_logits
+from algm_hf.token_merging import cumulated_lengths
+from algm_hf.transformer_layers import AlgmDropPath
 
 
 SIZES = [(64, 64), (64, 96), (97, 65), (33, 65), (8, 8), (8, 200), (11, 9)]
@@ -117,6 +120,14 @@ def test_any_image_shape_runs_with_merging_on(model, size):
     assert upsample_logits(output.logits, size, 8).shape == (2, 5, height, width)
 
 
+@pytest.mark.parametrize("size", [(512, 512), (512, 768), (769, 513), (33, 65)])
+def test_real_sizes_run_and_give_logits_of_every_pixel(size):
+    model = tiny_model(patch_size=16, image_size=512, num_hidden_layers=2, global_merge_layer=2)
+    output = outputs(model, blocky_images(1, *size))
+    assert output.token_counts[0, -1] < 1 + output.patch_to_token.shape[1]
+    assert upsample_logits(output.logits, size, 16).shape == (1, 5, *size)
+
+
 def test_token_counts_and_assignments_agree(model):
     output = outputs(model, blocky_images(4, 64, 64))
     assert (output.token_counts[:, 0] < 65).any() and (output.token_counts.diff(dim=1) <= 0).all()
@@ -169,6 +180,31 @@ def test_changing_the_config_takes_effect_at_the_next_call(model):
     model.config.local_merge_layer = 2
     assert outputs(model, images).token_counts[:, 0].tolist() == [65, 65]
     model.config.local_merge_layer = 1
+
+
+@pytest.mark.parametrize("decoder_type", ["mask_transformer", "linear"])
+def test_every_architecture_field_acts_as_in_the_papers(decoder_type):
+    """None of these is at its default, so that no field can be accepted and ignored."""
+    model = tiny_model(
+        decoder_type=decoder_type,
+        hidden_size=48,
+        num_attention_heads=4,
+        intermediate_size=80,
+        hidden_act="relu",
+        layer_norm_eps=1e-2,
+        qkv_bias=False,
+        image_size=(48, 32),
+        num_channels=2,
+        decoder_num_hidden_layers=3,
+        decoder_hidden_size=40,
+        decoder_num_attention_heads=5,
+        decoder_intermediate_size=56,
+        use_token_merging=False,
+    )
+    image = torch.randn(2, 48, 32)
+    expected = naive_logits(image, model, torch.relu)
+    with torch.no_grad():
+        torch.testing.assert_close(model(image[None]).logits[0].double(), expected, atol=2e-5, rtol=1e-4)
 
 
 def transformers_vit(model):
@@ -333,15 +369,14 @@ def test_every_parameter_gets_a_gradient_and_some_steps_lower_the_loss(model):
 
 
 def test_drop_path_drops_whole_images_in_training_only():
-    from algm_hf.transformer_layers import AlgmDropPath
-
     drop_path, lengths = AlgmDropPath(0.5), [3, 5, 2, 4, 6, 1, 7, 2]
     hidden_states = torch.ones(sum(lengths), 4)
     torch.manual_seed(0)
-    kept = [piece.unique().tolist() for piece in drop_path.train()(hidden_states, lengths).split(lengths)]
+    boundaries = cumulated_lengths(torch.tensor(lengths))
+    kept = [piece.unique().tolist() for piece in drop_path.train()(hidden_states, boundaries).split(lengths)]
     assert sorted(map(tuple, kept))[0] == (0.0,) and sorted(map(tuple, kept))[-1] == (2.0,)
     assert all(len(values) == 1 for values in kept)
-    assert torch.equal(drop_path.eval()(hidden_states, lengths), hidden_states)
+    assert torch.equal(drop_path.eval()(hidden_states, boundaries), hidden_states)
 
 
 def test_the_encoder_drop_path_grows_linearly_to_its_rate():
@@ -356,6 +391,22 @@ def test_the_loss_is_the_cross_entropy_of_the_upsampled_and_cropped_logits(model
     output = outputs(model, images, labels=labels)
     padded = nn.functional.interpolate(output.logits, size=(64, 56), mode="bilinear", align_corners=False)
     expected = nn.functional.cross_entropy(padded[:, :, :60, :50], labels, ignore_index=255)
+    torch.testing.assert_close(output.loss, expected)
+
+
+def test_class_weights_and_ignore_index_of_the_config_shape_the_loss(model):
+    weights = [0.0, 3.0, 1.0, 0.5, 2.0]
+    images, labels = blocky_images(2, 64, 64), torch.randint(0, 5, (2, 64, 64))
+    labels[1, 10:] = -100
+    before = {name: getattr(model.config, name) for name in ("class_weights", "semantic_loss_ignore_index")}
+    model.config.class_weights, model.config.semantic_loss_ignore_index = weights, -100
+    output = outputs(model, images, labels=labels)
+    with pytest.raises(ValueError, match=r"labels has the value\(s\) 255"):
+        model(images, labels=labels.masked_fill(labels == -100, 255))
+    for name, value in before.items():
+        setattr(model.config, name, value)
+    pixels = nn.functional.interpolate(output.logits, size=(64, 64), mode="bilinear", align_corners=False)
+    expected = nn.functional.cross_entropy(pixels, labels, weight=torch.tensor(weights), ignore_index=-100)
     torch.testing.assert_close(output.loss, expected)
 
 
@@ -409,6 +460,19 @@ def test_repeated_calls_give_the_same_bits(model):
             r"image_sizes has shape \(2,\): expected \(1, 2\)",
         ),
         (
+            {"pixel_values": torch.zeros(1, 3, 32, 32), "image_sizes": [[32, 32]]},
+            "image_sizes is of type list: expected a tensor of integers",
+        ),
+        (
+            {"pixel_values": torch.zeros(1, 3, 32, 32), "image_sizes": torch.tensor([[32.0, 32.0]])},
+            "image_sizes is of type torch.float32: expected a tensor of integers",
+        ),
+        (
+            {"pixel_values": [torch.zeros(3, 32, 32)], "image_sizes": torch.tensor([[32, 32]])},
+            "with a list of images: expected None",
+        ),
+        ({"pixel_values": torch.zeros(0, 3, 32, 32)}, r"pixel_values has shape \(0, 3, 32, 32\)"),
+        (
             {"pixel_values": [torch.zeros(3, 32, 32), torch.zeros(1, 32, 32)]},
             r"pixel_values holds tensors of the shapes \[\(3, 32, 32\), \(1, 32, 32\)\]",
         ),
@@ -445,6 +509,9 @@ def test_a_head_for_merged_tokens_gets_the_pack(model):
     assert torch.equal(packed.pack.hidden_states[packed.pack.token_index].view_as(restored), restored)
 
 
-def test_any_image_count_and_label_count(model):
-    single = AlgmForSemanticSegmentation(tiny_config(num_labels=1)).eval()
-    assert single(blocky_images(1, 64, 64)).logits.shape == (1, 1, 8, 8)
+def test_class_weights_of_other_classes_are_refused_only_where_they_are_used():
+    model = tiny_model(class_weights=[1.0, 2.0])
+    images = blocky_images(1, 32, 32)
+    assert model(images).loss is None
+    with pytest.raises(ValueError, match=r"class_weights=\[1\.0, 2\.0\]: .* num_labels=5, or None"):
+        model(images, labels=torch.zeros(1, 32, 32, dtype=torch.int64))

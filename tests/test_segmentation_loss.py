@@ -82,7 +82,19 @@ def test_labels_that_fit_pass():
     check_labels(torch.tensor([0, 4, 255], dtype=torch.uint8), 5, 255)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
+@pytest.mark.parametrize(
+    "dtype, value, ignore_index", [(torch.uint8, 156, -100), (torch.int8, -1, 255), (torch.uint8, 5, 261)]
+)
+def test_small_integer_types_do_not_hide_a_wrong_label(dtype, value, ignore_index):
+    with pytest.raises(ValueError, match=rf"labels has the value\(s\) {value} in 4 pixels"):
+        check_labels(torch.full((2, 2), value, dtype=dtype), 5, ignore_index)
+
+
+def test_small_integer_types_may_hold_fewer_values_than_there_are_classes():
+    check_labels(torch.tensor([0, 100, 255], dtype=torch.uint8), 300, 255)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.complex64])
 def test_labels_that_are_no_integers_are_refused(dtype):
     with pytest.raises(ValueError, match=f"labels has dtype {dtype}: expected integers"):
         check_labels(torch.zeros(2, 2, dtype=dtype), 5, 255)

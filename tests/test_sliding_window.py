@@ -118,6 +118,11 @@ def test_the_windows_of_all_images_are_packed_together():
     assert [top for top, _ in bands] == [0]
 
 
+def with_hidden_states(model):
+    model.config.output_hidden_states = True
+    return model
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
@@ -126,6 +131,7 @@ def test_the_windows_of_all_images_are_packed_together():
             r"inference_mode='slide', training=True: expected a model",
         ),
         (lambda model, images: model(images, output_hidden_states=True), "output_hidden_states=True: expected False"),
+        (lambda model, images: with_hidden_states(model)(images), "output_hidden_states=True: expected False"),
     ],
 )
 def test_calls_that_make_no_sense_with_windows_are_refused(call, message):

@@ -5,6 +5,7 @@ import torch
 from naive_merging import naive_average, naive_global, naive_local
 
 from algm_hf.token_merging import (
+    _groups_of_similar_length,
     cumulated_lengths,
     drop_special_tokens,
     full_lengths,
@@ -219,6 +220,20 @@ def test_an_image_decides_alone_whatever_its_batch_mates():
         assert alone.lengths == [merged.lengths[image]]
         rows = merged.token_index[old[image] : old[image + 1]] - new[image]
         assert torch.equal(alone.token_index, rows)
+
+
+@pytest.mark.parametrize("lengths", [[7], [5, 5, 5], [100, 3, 76, 75, 74, 3, 1, 98], [6401] + [17] * 15])
+def test_products_are_padded_by_a_quarter_of_a_side_at_most(lengths):
+    groups = _groups_of_similar_length(lengths)
+    assert sorted(image for group in groups for image in group) == list(range(len(lengths)))
+    for group in groups:
+        assert min(lengths[image] for image in group) >= 0.75 * max(lengths[image] for image in group)
+
+
+def test_new_features_take_the_bookkeeping_to_their_device():
+    pack, _ = random_pack([(4, 4)], 1)
+    moved = pack.with_hidden_states(torch.empty(17, 3, device="meta"))
+    assert all(part.is_meta for part in moved if isinstance(part, torch.Tensor)) and moved.lengths == [17]
 
 
 def test_nan_features_do_not_break_the_bookkeeping():
