@@ -132,8 +132,8 @@ class _AlgmImageProcessingMixin:
                 A picture, a batch of equal size (one array of 4 dimensions), or a (nested) list of pictures. A picture
                 is a PIL image of any mode, a file (`str` or `Path`), or a numpy array or torch tensor of shape
                 `(height, width)`, `(height, width, channels)` or `(channels, height, width)` with 1, 3 or 4 channels.
-                The EXIF orientation is applied. 16-bit values are divided by 257. Floating point arrays within 0..1
-                and within 0..255 mean the same picture as `uint8` ones.
+                The EXIF orientation is applied. 16-bit values are divided by 257. Floating point arrays are read as
+                0..1 if no value exceeds 1, else as 0..255.
             segmentation_maps (`ImageInput`, *optional*):
                 One map of integer class indices per picture, `(height, width)`: PIL (palette indices, not colours),
                 file, numpy or torch; several of equal size may be one array `(batch_size, height, width)`.
