@@ -170,15 +170,17 @@ processor.save_pretrained(sys.argv[4])
 def test_awkward_folder_names_load(tmp_path, path):
     folder = {".": tmp_path / "here", "./algm-vit-b-1.0/": tmp_path / "algm-vit-b-1.0"}.get(path, tmp_path / path)
     save(folder)
-    run_child(
+    result = run_child(
         """
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
-AutoModelForSemanticSegmentation.from_pretrained(sys.argv[1], trust_remote_code=True)
-AutoImageProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
+model = AutoModelForSemanticSegmentation.from_pretrained(sys.argv[1], trust_remote_code=True)
+processor = AutoImageProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
+print(type(model).__name__, processor.patch_size)
 """,
         folder if path == "." else tmp_path,
         path if path.startswith(".") else folder,
     )
+    assert result.stdout.split() == ["AlgmForSemanticSegmentation", "8"]
 
 
 def test_loading_needs_no_package_but_those_of_transformers_and_torch(tmp_path):
