@@ -122,7 +122,7 @@ def unrotated_size(image: Any) -> tuple[int, int] | None:
 
 
 def to_numpy(array: np.ndarray | torch.Tensor) -> np.ndarray:
-    """A numpy array with the values of `array`, copied only where numpy cannot share them."""
+    """A numpy array with the values of `array`, of any shape, copied only where numpy cannot share them."""
     if isinstance(array, torch.Tensor):
         array = array.detach().cpu()
         array = (array.float() if array.dtype == torch.bfloat16 else array).numpy()

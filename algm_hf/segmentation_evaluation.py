@@ -125,6 +125,9 @@ def evaluate_segmentation(
     Returns:
         `dict`: [`SegmentationConfusion.compute`]'s scores, `num_images`, and the means over images `tokens_final`
             (after the last layer) and `tokens_mean` (mean over the layers), special tokens counted.
+
+    Raises:
+        `ValueError`: If there are no rows, or a label is neither a class nor `ignore_index`.
     """
     confusion = SegmentationConfusion(model.config.num_labels, ignore_index)
     final, mean = [], []
@@ -175,6 +178,9 @@ def time_settings(
 
     Returns:
         `dict[str, float]`: Median seconds per image under each setting.
+
+    Raises:
+        `ValueError`: If `repeats` is below 1 or the config has no such field.
     """
     if repeats < 1:
         raise ValueError(f"repeats is {repeats}, expected at least 1.")

@@ -226,3 +226,58 @@ def test_continuous_integration_can_be_executed():
     assert os.access(script, os.X_OK)
     for command in ("make quality", "make test", "make test-oldest", "make demo"):
         assert f"\nstep {command}" in script.read_text(encoding="utf-8")
+
+
+def public_functions():
+    """Functions and methods that a module offers in `__all__`, as `(module.name, node, docstring of its class)`."""
+    for path in sorted(PACKAGE.glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        offered = next((ast.literal_eval(node.value) for node in tree.body if _is_all(node)), [])
+        for node in tree.body:
+            if getattr(node, "name", None) not in offered:
+                continue
+            if isinstance(node, ast.FunctionDef):
+                yield f"{path.stem}.{node.name}", node, ""
+            for method in node.body if isinstance(node, ast.ClassDef) else []:
+                if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
+                    yield f"{path.stem}.{node.name}.{method.name}", method, ast.get_docstring(node) or ""
+
+
+def _is_all(node):
+    return isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "__all__"
+
+
+FUNCTIONS = {name: (node, class_doc) for name, node, class_doc in public_functions()}
+# Overrides of a base class: the docstring of their own class says what they do.
+DESCRIBED_BY_CLASS = ("forward", "get_input_embeddings", "extra_repr", "on_train_begin", "on_step_end")
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_docstrings_of_public_functions_give_shapes_and_errors(name):
+    node, class_doc = FUNCTIONS[name]
+    docstring = ast.get_docstring(node) or ""
+    if node.name in DESCRIBED_BY_CLASS:
+        docstring += class_doc
+    assert docstring, "no docstring"
+    source = ast.unparse(node)
+    if "raise ValueError" in source:
+        assert "Raises" in docstring, "raises a ValueError and does not say so"
+    arguments = [ast.unparse(argument.annotation) for argument in node.args.args if argument.annotation]
+    if any("Tensor" in annotation for annotation in arguments):
+        assert re.search(r"of shape|`\(?[a-z_]*\s?\(|of any shape|on a pack", docstring), "a tensor without its shape"
+
+
+METHOD = (
+    "token_merging",
+    "segmentation_decoders",
+    "segmentation_loss",
+    "sliding_window",
+    "modeling_algm",
+    "configuration_algm",
+)
+
+
+@pytest.mark.parametrize("module", METHOD)
+def test_modules_of_the_method_name_their_source(module):
+    source = (PACKAGE / f"{module}.py").read_text(encoding="utf-8")
+    assert re.search(r"2406\.09936|ICCV 2021", source), "names neither the paper nor Segmenter"
