@@ -28,14 +28,12 @@ from transformers.utils import TensorType
 from transformers.utils.import_utils import is_torchvision_available
 
 from .image_inputs import flatten_images, read_label_maps, read_picture
+from .label_maps import blockwise_argmax, upsampled_argmax
 
 
 if is_torchvision_available():
     from transformers.image_processing_backends import TorchvisionBackend
 
-
-# Upper bound on the class scores that post-processing holds at once: 2**25 float32 values are 128 MiB.
-MAX_UPSAMPLED_ELEMENTS = 2**25
 
 _SIZE_KEYS = ({"shortest_edge"}, {"shortest_edge", "longest_edge"}, {"height", "width"})
 _FLAGS = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb", "do_reduce_labels")
@@ -228,8 +226,8 @@ class _AlgmImageProcessingMixin:
         input_sizes: list[tuple[int, int]] | torch.Tensor | None = None,
     ) -> list[torch.Tensor]:
         r"""
-        Turn logits into label maps: the argmax over the classes of the bilinearly upsampled logits, ties to the lowest
-        class. Classes are upsampled in blocks, so memory does not grow with their number.
+        Turn logits into label maps: exactly the argmax over the classes of the bilinearly upsampled logits, ties to
+        the lowest class, without upsampling them all (see `label_maps.py`).
 
         Args:
             outputs ([`AlgmSemanticSegmenterOutput`] or any mapping or object with a `logits` field):
@@ -263,7 +261,7 @@ class _AlgmImageProcessingMixin:
             if not torch.isfinite(scores).all():
                 raise ValueError(f"`outputs.logits[{i}]` holds NaN or infinite values, expected finite scores.")
             plan = self._upsampling_plan(scores.shape[-2:], targets[i], inputs[i])
-            maps.append(_argmax_in_blocks(scores, *plan))
+            maps.append(_label_map(scores, *plan))
         return maps
 
     def _upsampling_plan(
@@ -508,26 +506,20 @@ def _check_sizes(field: str, sizes: Any, batch_size: int) -> list[tuple[int, int
     return [(int(height), int(width)) for height, width in sizes]
 
 
-def _argmax_in_blocks(
+def _label_map(
     scores: torch.Tensor, padded: tuple | None, cropped: tuple | None, final: tuple[int, int]
 ) -> torch.Tensor:
-    """Argmax over the classes of `(num_labels, rows, columns)`, upsampled by way of these sizes, block by block."""
-    largest = max(height * width for height, width in (padded or final, final))
-    block_size = max(1, MAX_UPSAMPLED_ELEMENTS // largest)
-    best, label_map = None, None
-    for start in range(0, scores.shape[0], block_size):
-        block = scores[start : start + block_size]
-        block = block.float() if block.dtype in (torch.float16, torch.bfloat16) else block
-        if padded is not None:
-            block = _upsample(block, padded)[:, : cropped[0], : cropped[1]]
-        values, classes = _upsample(block, final).max(dim=0)
-        classes += start
-        if best is None:
-            best, label_map = values, classes
-        else:
-            better = values > best  # strictly, so that a tie stays with the lowest class
-            best, label_map = torch.where(better, values, best), torch.where(better, classes, label_map)
-    return label_map
+    """Argmax over the classes of `(num_labels, rows, columns)`, upsampled by way of these sizes."""
+    if padded is None:
+        return upsampled_argmax(scores, final)
+    if cropped == final:
+        return upsampled_argmax(scores, padded)[: final[0], : final[1]]
+    scores = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+
+    def resize(block: torch.Tensor) -> torch.Tensor:
+        return _upsample(_upsample(block, padded)[:, : cropped[0], : cropped[1]], final)
+
+    return blockwise_argmax(scores, resize, max(height * width for height, width in (padded, final)))
 
 
 def _upsample(scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

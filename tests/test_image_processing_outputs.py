@@ -18,7 +18,7 @@ from transformers import AutoImageProcessor
 from transformers.utils import ModelOutput, logging
 
 import algm_hf
-from algm_hf import image_processing_algm
+from algm_hf import label_maps
 from algm_hf.image_processing_algm import AlgmImageProcessor, AlgmImageProcessorPil
 
 
@@ -60,15 +60,15 @@ def test_label_map_is_the_argmax_of_upsampled_logits():
 
 @pytest.mark.parametrize("max_elements", [1, 50 * 75 * 2, 50 * 75 * 3 + 1])
 def test_blocks_of_classes_change_nothing(monkeypatch, max_elements):
-    monkeypatch.setattr(image_processing_algm, "MAX_UPSAMPLED_ELEMENTS", max_elements)
+    monkeypatch.setattr(label_maps, "MAX_ELEMENTS", max_elements)
     logits = torch.randn(1, 7, 4, 6)
     maps = AlgmImageProcessor().post_process_semantic_segmentation({"logits": logits}, [(50, 75)])
     assert torch.equal(maps[0], upsampled(logits[0], (50, 75)).argmax(dim=0))
 
 
-@pytest.mark.parametrize("max_elements", [1, 2**25])
+@pytest.mark.parametrize("max_elements", [1, 2**22])
 def test_ties_go_to_the_lowest_class(monkeypatch, max_elements):
-    monkeypatch.setattr(image_processing_algm, "MAX_UPSAMPLED_ELEMENTS", max_elements)
+    monkeypatch.setattr(label_maps, "MAX_ELEMENTS", max_elements)
     logits = torch.tensor([0.0, 2.0, 1.0, 2.0, 2.0])[None, :, None, None].expand(1, 5, 3, 3)
     for target_sizes in (None, [(9, 12)]):
         maps = AlgmImageProcessor().post_process_semantic_segmentation({"logits": logits}, target_sizes)
@@ -84,11 +84,11 @@ def test_never_all_classes_at_full_size_at_once(monkeypatch):
         largest.append(result.numel())
         return result
 
-    monkeypatch.setattr(image_processing_algm, "MAX_UPSAMPLED_ELEMENTS", 2**18)
+    monkeypatch.setattr(label_maps, "MAX_ELEMENTS", 2**18)
     monkeypatch.setattr(F, "interpolate", spy)
     logits = torch.randn(1, 40, 8, 8)
     AlgmImageProcessor().post_process_semantic_segmentation({"logits": logits}, [(256, 256)])
-    assert len(largest) == 10
+    assert len(largest) >= 10
     assert max(largest) <= 2**18
 
 
