@@ -506,20 +506,16 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
                 f"class_weights={weights!r}: expected one number for each of num_labels={config.num_labels}, or None "
                 "(from_pretrained(..., class_weights=None) drops those of a checkpoint with other classes)"
             )
-        # In float32, as at inference: under autocast the logits may be in half precision.
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         is_pixel_level = config.inference_mode == "slide" and not self.training
         patch_size = 1 if is_pixel_level else config.patch_size
-        if sizes is None:
-            pixel_logits, pixel_labels = [upsample_logits(logits, labels.shape[-2:], patch_size)], [labels]
-        else:
-            pixel_logits, pixel_labels = [], []
+        grids, grid_labels = [logits], [labels]
+        if sizes is not None:
+            grids, grid_labels = [], []
             for image, (height, width) in enumerate(sizes):
                 rows, columns = -(-height // patch_size), -(-width // patch_size)
-                grid = logits[image : image + 1, :, :rows, :columns]
-                pixel_logits.append(upsample_logits(grid, (height, width), patch_size))
-                pixel_labels.append(labels[image : image + 1, :height, :width])
-        return segmentation_loss(pixel_logits, pixel_labels, config.semantic_loss_ignore_index, weights)
+                grids.append(logits[image : image + 1, :, :rows, :columns])
+                grid_labels.append(labels[image : image + 1, :height, :width])
+        return segmentation_loss(grids, grid_labels, config.semantic_loss_ignore_index, weights, patch_size)
 
     def _check_labels(self, labels: Tensor | None, pixel_values: Tensor) -> None:
         if labels is None:

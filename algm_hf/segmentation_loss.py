@@ -8,6 +8,11 @@ import torch
 from torch import Tensor, nn
 
 
+# Logits of pixels in each tensor of the loss, or those of one cell if they are more: 16 MB in float32. Much smaller
+# bands are slow on a busy CPU, where every operation waits for the slowest thread.
+BAND_ELEMENTS = 2**22
+
+
 def upsample_logits(logits: Tensor, image_size: tuple[int, int], patch_size: int) -> Tensor:
     """
     Logits of each pixel of an image: bilinear (`align_corners=False`) to the padded image that the grid covers, then
@@ -58,19 +63,25 @@ def check_labels(labels: Tensor, num_labels: int, ignore_index: int) -> None:
 
 
 def segmentation_loss(
-    logits: Sequence[Tensor], labels: Sequence[Tensor], ignore_index: int, class_weights: Sequence[float] | None = None
+    logits: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    ignore_index: int,
+    class_weights: Sequence[float] | None = None,
+    patch_size: int = 1,
 ) -> Tensor:
     """
     Cross-entropy averaged over all pixels with a label, in float32 at least; with class weights the weighted average,
-    as torch's. 0, not NaN, when no pixel has a label.
+    as torch's. 0, not NaN, when no pixel has a label. Value and gradient are those of [`upsample_logits`] and torch's
+    cross-entropy, but the logits of the pixels never exist all at once; see [`upsampled_cross_entropy`].
 
     Args:
-        logits (`Sequence[Tensor]`): tensors of shape `(batch_size, num_labels, height, width)`; several, when images
-            differ in size.
+        logits (`Sequence[Tensor]`): tensors of shape `(batch_size, num_labels, grid_height, grid_width)`; several,
+            when images differ in size.
         labels (`Sequence[Tensor]`): their labels `(batch_size, height, width)`, integers in `0..num_labels - 1` or
             `ignore_index`.
         ignore_index (`int`): label value of pixels that do not count.
         class_weights (`Sequence[float]`, *optional*): one weight >= 0 per class.
+        patch_size (`int`, *optional*, defaults to 1): side of a patch in pixels; 1 for logits of pixels.
 
     Returns:
         `Tensor` of shape `()`
@@ -79,17 +90,149 @@ def segmentation_loss(
     for image_logits, image_labels in zip(logits, labels, strict=True):
         image_logits = image_logits.to(torch.promote_types(image_logits.dtype, torch.float32))
         image_labels = image_labels.long()
-        weight = None if class_weights is None else image_logits.new_tensor(class_weights)
-        total = total + nn.functional.cross_entropy(
-            image_logits, image_labels, weight=weight, ignore_index=ignore_index, reduction="sum"
-        )
         valid = image_labels != ignore_index
-        if weight is None:
-            divisor = divisor + valid.sum()
-        else:
-            divisor = divisor + (weight[image_labels.masked_fill(~valid, 0)] * valid).sum()
+        image_labels = image_labels.masked_fill(~valid, 0)
+        pixel_weights = valid.to(image_logits.dtype)
+        if class_weights is not None:
+            pixel_weights *= image_logits.new_tensor(class_weights)[image_labels]
+        total = total + upsampled_cross_entropy(image_logits, image_labels, pixel_weights, patch_size)
+        divisor = divisor + pixel_weights.sum()
     # Where nothing counts the sum is 0 as well, and so is the loss.
     return total / torch.where(divisor > 0, divisor, torch.ones_like(divisor))
 
 
-__all__ = ["check_labels", "segmentation_loss", "upsample_logits"]
+@torch.compiler.disable
+def upsampled_cross_entropy(logits: Tensor, labels: Tensor, pixel_weights: Tensor, patch_size: int) -> Tensor:
+    """
+    The weighted sum of the cross-entropies of all pixels, without ever holding the logits of more than a few of them.
+
+    The four patch centres around a pixel give its bilinear logits, and the `patch_size ** 2` pixels between the same
+    four centres, a cell, do so with the same coefficients in every cell. So a small product gives a cell's pixels from
+    its corners, and another the corners' gradient from that of the pixels. Where a gradient is needed it is taken in
+    the same pass, a band of cells at a time, and only that of the corners is kept: nothing is computed again in
+    backward. There is no second derivative: `create_graph=True` is refused.
+
+    Args:
+        logits (`Tensor` of shape `(batch_size, num_labels, grid_height, grid_width)`, float32 or float64)
+        labels (`Tensor` of shape `(batch_size, height, width)`, int64): classes in `0..num_labels - 1`, also where the
+            weight is 0.
+        pixel_weights (`Tensor` of the shape of `labels`, dtype of `logits`): 0 for pixels that do not count.
+        patch_size (`int`): side of a patch in pixels.
+
+    Returns:
+        `Tensor` of shape `()`
+
+    Raises:
+        ValueError: if the grid is not the one that covers the labels.
+    """
+    grid_size = tuple(-(-side // patch_size) for side in labels.shape[-2:])
+    if tuple(logits.shape[-2:]) != grid_size or logits.shape[0] != labels.shape[0]:
+        raise ValueError(
+            f"logits has shape {tuple(logits.shape)}: expected (batch_size, num_labels, grid_height, grid_width) = "
+            f"({labels.shape[0]}, {logits.shape[1]}, {grid_size[0]}, {grid_size[1]}), the grid of labels of shape "
+            f"{tuple(labels.shape)} with patch_size={patch_size}"
+        )
+    with torch.autocast(logits.device.type, enabled=False):
+        corners = _cell_corners(logits, patch_size)
+        labels, pixel_weights = _cell_pixels(labels, patch_size), _cell_pixels(pixel_weights, patch_size)
+        coefficients = _cell_coefficients(patch_size, logits)
+        if torch.is_grad_enabled() and corners.requires_grad:
+            return _CellCrossEntropy.apply(corners, labels, pixel_weights, coefficients)
+        return _cell_cross_entropy(corners, labels, pixel_weights, coefficients, None)
+
+
+class _CellCrossEntropy(torch.autograd.Function):
+    """[`_cell_cross_entropy`] with the gradient that it takes on the way."""
+
+    @staticmethod
+    def forward(ctx, corners: Tensor, labels: Tensor, pixel_weights: Tensor, coefficients: Tensor) -> Tensor:
+        gradient = torch.empty_like(corners, memory_format=torch.contiguous_format)
+        total = _cell_cross_entropy(corners, labels, pixel_weights, coefficients, gradient)
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx, total_gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise ValueError("create_graph=True: expected False; the loss has no second derivative")
+        (gradient,) = ctx.saved_tensors
+        return gradient * total_gradient, None, None, None
+
+
+def _cell_cross_entropy(
+    corners: Tensor, labels: Tensor, pixel_weights: Tensor, coefficients: Tensor, gradient: Tensor | None
+) -> Tensor:
+    """
+    The weighted sum of the cross-entropies of `(num_cells, num_pixels)` labels, given the corners
+    `(num_cells, num_corners, num_labels)` of their cells. Writes its gradient to `gradient`, shaped like `corners`.
+    """
+    step = max(1, BAND_ELEMENTS // (coefficients.shape[0] * corners.shape[-1]))
+    losses = []
+    for start in range(0, corners.shape[0], step):
+        band = slice(start, start + step)
+        band_gradient = None if gradient is None else gradient[band]
+        losses.append(_band_losses(corners[band], labels[band], pixel_weights[band], coefficients, band_gradient))
+    return torch.cat(losses).sum()
+
+
+def _band_losses(
+    corners: Tensor, labels: Tensor, pixel_weights: Tensor, coefficients: Tensor, gradient: Tensor | None
+) -> Tensor:
+    """[`_cell_cross_entropy`] of a band, by cell: `(num_cells,)`. Holds at most two tensors of its pixels' logits."""
+    classes, is_pixel_level = labels[..., None], coefficients.shape[0] == 1
+    # With one pixel a cell the only corner is the pixel.
+    logits = corners if is_pixel_level else coefficients @ corners
+    log_probabilities = logits.log_softmax(dim=-1)
+    del logits
+    chosen = log_probabilities.gather(-1, classes)
+    losses = -(chosen[..., 0] * pixel_weights).masked_fill(pixel_weights == 0, 0).sum(dim=1)
+    if gradient is not None:
+        # Of the cross-entropy: the probabilities, less 1 for the labelled class.
+        pixel_gradient = log_probabilities.exp_().scatter_(-1, classes, chosen.expm1())
+        if is_pixel_level:
+            torch.mul(pixel_gradient, pixel_weights[..., None], out=gradient)
+        else:
+            torch.matmul(coefficients.T * pixel_weights[:, None], pixel_gradient, out=gradient)
+    return losses
+
+
+def _cell_corners(logits: Tensor, patch_size: int) -> Tensor:
+    """`(batch_size, num_labels, grid_height, grid_width)` to `(num_cells, 4, num_labels)`, row by row."""
+    grid = logits.permute(0, 2, 3, 1)
+    if patch_size == 1:
+        return grid.flatten(0, 2)[:, None]
+    # Around the outermost centres bilinear interpolation repeats them. Concatenation, since the backward of
+    # replicating padding is not deterministic on CUDA.
+    grid = torch.cat([grid[:, :1], grid, grid[:, -1:]], dim=1)
+    grid = torch.cat([grid[:, :, :1], grid, grid[:, :, -1:]], dim=2)
+    top, bottom = grid[:, :-1], grid[:, 1:]
+    return torch.stack([top[:, :, :-1], top[:, :, 1:], bottom[:, :, :-1], bottom[:, :, 1:]], dim=3).flatten(0, 2)
+
+
+def _cell_pixels(values: Tensor, patch_size: int) -> Tensor:
+    """`(batch_size, height, width)` to `(num_cells, patch_size ** 2)` in the order of [`_cell_corners`]; 0 outside."""
+    if patch_size == 1:
+        return values.flatten()[:, None]
+    height, width = values.shape[-2:]
+    rows, columns = (-(-side // patch_size) + 1 for side in (height, width))
+    # The first cells lie before the first centres, where pixel `patch_size // 2` starts the next ones.
+    before = patch_size - patch_size // 2
+    after_columns, after_rows = columns * patch_size - before - width, rows * patch_size - before - height
+    values = nn.functional.pad(values, (before, after_columns, before, after_rows))
+    return (
+        values.unflatten(2, (columns, patch_size))
+        .unflatten(1, (rows, patch_size))
+        .transpose(2, 3)
+        .reshape(-1, patch_size**2)
+    )
+
+
+def _cell_coefficients(patch_size: int, like: Tensor) -> Tensor:
+    """`(patch_size ** 2, 4)`: what each corner contributes to each pixel of a cell, `align_corners=False`."""
+    pixels = torch.arange(patch_size, dtype=like.dtype, device=like.device)
+    far = (pixels + 0.5 * (patch_size % 2 == 0)) / patch_size
+    sides = torch.stack([1 - far, far], dim=1)
+    return torch.kron(sides, sides)
+
+
+__all__ = ["check_labels", "segmentation_loss", "upsample_logits", "upsampled_cross_entropy"]
