@@ -1,0 +1,517 @@
+# Copyright 2026 The algm-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Measures what merging tokens saves: time, FLOPs and memory of a model with merging off and on, beside other models.
+
+A *configuration* is a resolution and a batch size. In each, the *contenders* (the model unmerged, merged at several
+thresholds, transformers' plain ViT, other models) run on the same batch of different images, taking turns in one
+process, and become one row each. `efficiency` is what is left of the saved work on the clock:
+
+    efficiency = (time_unmerged / time_merged) / (flops_unmerged / flops_merged)
+
+1.0 is the limit of merging itself. Times are medians; results are written after every configuration.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
+
+from .benchmark_inputs import BenchmarkArguments, benchmark_images, build_other, build_segmenter, build_vit, digest
+from .segmentation_evaluation import config_settings, synchronize
+
+
+UNMERGED = {"use_token_merging": False}
+# How far the reached share of tokens or FLOPs may be from the wanted one, relative to it, before the search goes on.
+TARGET_TOLERANCE = 0.01
+# Graphs of one function that torch.compile may keep: every threshold is one more.
+RECOMPILE_LIMIT = 64
+
+
+@dataclass
+class Contender:
+    """
+    Something to be measured.
+
+    Attributes:
+        name (`str`): Its name in the results.
+        kind (`str`): `"unmerged"`, `"dense"` (unmerged, post-processed by interpolate + argmax), `"merged"`,
+            `"encoder"` (our encoder alone, merging off), `"vit"` (transformers' ViT) or `"other"`.
+        model (`nn.Module`): What runs, with a `config`.
+        settings (`dict`): Fields of the config while it runs.
+        label_maps (`Callable`, *optional*): From outputs and sizes to label maps; `None` for encoders.
+        target (`dict`, *optional*): The token or FLOP ratio for which the threshold was searched.
+        compiled (`Callable`, *optional*): `torch.compile`'s version of the model.
+    """
+
+    name: str
+    kind: str
+    model: nn.Module
+    settings: dict = field(default_factory=dict)
+    label_maps: Callable[[Any, list[tuple[int, int]]], list[Tensor]] | None = None
+    target: dict | None = None
+    compiled: Callable | None = None
+
+    def forward(self, pixel_values: Tensor) -> Any:
+        return (self.model if self.compiled is None else self.compiled)(pixel_values)
+
+
+def efficiency(seconds_unmerged: float, seconds_merged: float, flops_unmerged: float, flops_merged: float) -> float:
+    """
+    The share of the saved FLOPs that is saved time, 1.0 at most but for effects that have nothing to do with merging.
+
+    Raises:
+        ValueError: if one of them is not positive.
+    """
+    given = {
+        "seconds_unmerged": seconds_unmerged,
+        "seconds_merged": seconds_merged,
+        "flops_unmerged": flops_unmerged,
+        "flops_merged": flops_merged,
+    }
+    for name, value in given.items():
+        if not value > 0:
+            raise ValueError(f"{name} is {value}, expected a number above 0.")
+    return (seconds_unmerged / seconds_merged) / (flops_unmerged / flops_merged)
+
+
+def varlen_attention_flops(
+    query: Tensor, key: Tensor, value: Tensor, cu_seq_q: Tensor, cu_seq_k=None, *_, **__
+) -> int:
+    """FLOPs of `torch_attn::_varlen_attn`: two matrix products for each sequence and head.
+
+    Args:
+        query, key, value (`Tensor` of shape `(total_tokens, num_heads, head_dim)`)
+        cu_seq_q, cu_seq_k (`Tensor` of shape `(num_sequences + 1,)`): starts of the sequences, and the end.
+    """
+    lengths_q = cu_seq_q.diff().tolist()
+    lengths_k = lengths_q if cu_seq_k is None else cu_seq_k.diff().tolist()
+    pairs = sum(a * b for a, b in zip(lengths_q, lengths_k, strict=True))
+    return 2 * pairs * query.shape[1] * (query.shape[2] + value.shape[2])
+
+
+varlen_attention_flops._get_raw = True  # FlopCounterMode hands over the tensors, not their shapes alone
+
+
+def _cpu_attention_flops(query_shape, key_shape, value_shape, *_, out_shape=None, **__) -> int:
+    return sdpa_flop_count(query_shape, key_shape, value_shape)
+
+
+def _missing_formulas() -> dict:
+    """Formulas for the attention kernels that this version of torch runs but does not count."""
+    formulas = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_attention_flops}
+    try:
+        import_module("torch.nn.attention.varlen")  # registers the operator; builds without flash may lack it
+        formulas[torch.ops.torch_attn._varlen_attn] = varlen_attention_flops
+    except (ImportError, AttributeError):
+        pass
+    return {operator: formula for operator, formula in formulas.items() if operator not in flop_registry}
+
+
+@torch.inference_mode()
+def count_flops(call: Callable[[], Any]) -> int:
+    """FLOPs (2 per multiply-accumulate) of the matrix products, convolutions and attention of a call, not compiled."""
+    with FlopCounterMode(display=False, custom_mapping=_missing_formulas()) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def find_threshold(
+    share_at: Callable[[float], float], target: float, tolerance: float = TARGET_TOLERANCE, iterations: int = 40
+) -> tuple[float, float]:
+    """
+    The merge threshold at which a share (of the tokens, of the FLOPs) that grows with it reaches a target: bisection
+    on -1..1. The similarities of random features differ from those of trained ones, so no table could give it.
+
+    Args:
+        share_at (`Callable[[float], float]`): The share left at a threshold, 1 without merging.
+        target (`float`): The wanted share, above 0 and up to 1.
+        tolerance (`float`): Relative distance from the target at which the search ends.
+        iterations (`int`): Steps after which the nearest threshold so far is taken.
+
+    Returns:
+        `tuple[float, float]`: The threshold and the share it reaches.
+
+    Raises:
+        ValueError: if the target is below what the threshold -1 leaves, or above what 1 leaves.
+    """
+    tried = {threshold: share_at(threshold) for threshold in (-1.0, 1.0)}
+    if not tried[-1.0] * (1 - tolerance) <= target <= tried[1.0] * (1 + tolerance):
+        raise ValueError(
+            f"target share is {target:.4f}, expected {tried[-1.0]:.4f} to {tried[1.0]:.4f}, which the merge "
+            "thresholds -1 and 1 leave on these images."
+        )
+    low, high = -1.0, 1.0
+    for _ in range(iterations):
+        nearest = min(tried, key=lambda threshold: abs(tried[threshold] - target))
+        if abs(tried[nearest] - target) <= tolerance * target:
+            break
+        middle = (low + high) / 2
+        tried[middle] = share_at(middle)
+        low, high = (middle, high) if tried[middle] < target else (low, middle)
+    nearest = min(tried, key=lambda threshold: abs(tried[threshold] - target))
+    return nearest, tried[nearest]
+
+
+class _BatchCosts:
+    """Tokens and FLOPs of a model on one batch under some settings; what was once counted is remembered.
+
+    Args:
+        model (`nn.Module`): The segmentation model.
+        pixel_values (`Tensor` of shape `(batch_size, num_channels, height, width)`)
+    """
+
+    def __init__(self, model: nn.Module, pixel_values: Tensor):
+        self.model, self.pixel_values = model, pixel_values
+        self._known: dict[tuple, tuple[Tensor, int]] = {}
+
+    def __call__(self, settings: Mapping) -> tuple[Tensor, int]:
+        """Tokens of each image after each layer, `(batch_size, num_hidden_layers)`, and the FLOPs of the batch."""
+        key = tuple(sorted(settings.items()))
+        if key not in self._known:
+            outputs = []
+            with config_settings(self.model, **settings):
+                flops = count_flops(
+                    lambda: outputs.append(self.model(self.pixel_values, output_token_merging=True).token_counts)
+                )
+            self._known[key] = (outputs[0].double().cpu(), flops)
+        return self._known[key]
+
+
+def _merged_settings(costs: _BatchCosts, arguments: BenchmarkArguments) -> list[tuple[dict, dict | None]]:
+    """`(settings, target)` of every merged contender, its threshold searched on the batch where a ratio is wanted."""
+    plain_tokens, plain_flops = costs(UNMERGED)
+
+    def settings_at(threshold: float) -> dict:
+        return {"use_token_merging": True, "merge_threshold": threshold}
+
+    def token_share(threshold: float) -> float:
+        return (costs(settings_at(threshold))[0].mean() / plain_tokens.mean()).item()
+
+    def flop_share(threshold: float) -> float:
+        return costs(settings_at(threshold))[1] / plain_flops
+
+    found = [(settings_at(threshold), None) for threshold in arguments.merge_thresholds]
+    wanted = [("token_ratio", ratio, ratio, token_share) for ratio in arguments.token_ratios]
+    wanted += [("flop_ratio", ratio, 1 / ratio, flop_share) for ratio in arguments.flop_ratios]
+    for name, ratio, share, share_at in wanted:
+        try:
+            threshold, _ = find_threshold(share_at, share)
+        except ValueError as error:
+            raise ValueError(f"--{name}s: {ratio} cannot be reached: {error}") from error
+        found.append((settings_at(threshold), {name: ratio}))
+    return found or [(settings_at(costs.model.config.merge_threshold), None)]
+
+
+def dense_label_maps(outputs: Any, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Label maps as transformers makes them: all class scores upsampled to the size of the image, then argmax."""
+    if getattr(outputs, "masks_queries_logits", None) is not None:
+        classes = outputs.class_queries_logits.softmax(dim=-1)[..., :-1]
+        scores = torch.einsum("bqc,bqhw->bchw", classes, outputs.masks_queries_logits.sigmoid())
+    else:
+        scores = outputs.logits
+    return [
+        nn.functional.interpolate(image[None], size=size, mode="bilinear", align_corners=False)[0].argmax(dim=0)
+        for image, size in zip(scores, sizes, strict=True)
+    ]
+
+
+class Bench:
+    """One configuration: a batch of different images on a device, and the contenders that run on it.
+
+    Args:
+        arguments ([`BenchmarkArguments`])
+        resolution (`tuple[int, int]`): Height and width in pixels of what the models see and of the label maps.
+        images (`Sequence[Image.Image]`): The batch, of that size.
+        segmenter (`tuple`): The model and its processor.
+    """
+
+    def __init__(self, arguments: BenchmarkArguments, resolution, images: Sequence[Image.Image], segmenter: tuple):
+        self.arguments, self.resolution, self.images = arguments, tuple(resolution), list(images)
+        self.model, self.processor = segmenter
+        self.device, self.dtype = self.model.device, self.model.dtype
+        self.pixel_values = self._pixels()
+        self.costs = _BatchCosts(self.model, self.pixel_values)
+        self.skipped: list[dict] = []
+
+    def _pixels(self) -> Tensor:
+        return self.processor(self.images, return_tensors="pt")["pixel_values"].to(self.device, self.dtype)
+
+    def contenders(
+        self, others: Sequence[tuple[str, nn.Module]] = (), vit: nn.Module | None = None
+    ) -> list[Contender]:
+        """Everything to be measured, unmerged first."""
+        model, fast = self.model, self._fast_label_maps
+        found = [Contender("unmerged", "unmerged", model, UNMERGED, fast)]
+        if self.arguments.dense_row:
+            found.append(Contender("unmerged, interpolate + argmax", "dense", model, UNMERGED, dense_label_maps))
+        for settings, target in _merged_settings(self.costs, self.arguments):
+            name = f"merged, tau {settings['merge_threshold']:.6g}"
+            if target is not None:
+                name = "merged, " + ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in target.items())
+            found.append(Contender(name, "merged", model, settings, fast, target))
+        if vit is not None:
+            found.append(Contender("encoder, merging off", "encoder", model.base_model, UNMERGED))
+            found.append(Contender("transformers ViTModel", "vit", vit))
+        if self.arguments.compile:
+            found += [self._compiled(contender) for contender in found if contender.kind != "dense"]
+        found += [Contender(name, "other", other, {}, dense_label_maps) for name, other in others]
+        return found
+
+    def _compiled(self, contender: Contender) -> Contender:
+        # Shapes stay the same without merging: the strongest graph for them is one that knows them.
+        dynamic = True if contender.kind == "merged" else None
+        compiled = torch.compile(contender.model, dynamic=dynamic)
+        return replace(contender, name=f"{contender.name}, compiled", compiled=compiled)
+
+    def _fast_label_maps(self, outputs: Any, sizes: list[tuple[int, int]]) -> list[Tensor]:
+        return self.processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)
+
+    @property
+    def _sizes(self) -> list[tuple[int, int]]:
+        return [self.resolution] * len(self.images)
+
+    def _end_to_end(self, contender: Contender) -> list[Tensor]:
+        """From PIL images to label maps on the CPU."""
+        outputs = contender.forward(self._pixels())
+        return [label_map.cpu() for label_map in contender.label_maps(outputs, self._sizes)]
+
+    @torch.inference_mode()
+    def _facts(self, contender: Contender) -> dict:
+        """What needs no clock: FLOPs, tokens, memory. The first run of a contender: what cannot run fails here."""
+        row: dict[str, Any] = {"name": contender.name, "kind": contender.kind}
+        row |= {"compiled": contender.compiled is not None, "target": contender.target}
+        row["merge_threshold"] = contender.settings.get("merge_threshold")
+        row["parameters"] = sum(parameter.numel() for parameter in contender.model.parameters())
+        row |= dict.fromkeys(("tokens_mean", "tokens_final", "tokens_final_of_each_image"))
+        has_tokens = contender.kind in ("unmerged", "dense", "merged", "encoder")
+        if has_tokens:
+            counts, flops = self.costs(contender.settings)
+            row["tokens_mean"], row["tokens_final"] = counts.mean().item(), counts[:, -1].mean().item()
+            row["tokens_final_of_each_image"] = [int(count) for count in counts[:, -1]]
+        with config_settings(contender.model, **contender.settings):
+            if not has_tokens or contender.kind == "encoder":  # the others' FLOPs came with their tokens
+                flops = count_flops(partial(contender.model, self.pixel_values))
+            row["gflops_per_image"] = flops / len(self.images) / 1e9
+            row["peak_memory_bytes"] = self._peak_memory(contender)
+        return row
+
+    def _peak_memory(self, contender: Contender) -> int | None:
+        """Weights of the contender and all that forward and post-processing allocate at most; `None` on the CPU."""
+        outputs = contender.forward(self.pixel_values)  # on every device: what cannot run fails here, not in the loop
+        if self.device.type != "cuda":
+            return None
+        del outputs
+        torch.cuda.synchronize(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        outputs = contender.forward(self.pixel_values)
+        if contender.label_maps is not None:
+            contender.label_maps(outputs, self._sizes)
+        torch.cuda.synchronize(self.device)
+        weights = sum(parameter.numel() * parameter.element_size() for parameter in contender.model.parameters())
+        return torch.cuda.max_memory_allocated(self.device) - before + weights
+
+    def _clock(self, call: Callable[[], Any]) -> tuple[float, Any]:
+        synchronize(self.device)
+        start = time.perf_counter()
+        result = call()
+        synchronize(self.device)
+        return (time.perf_counter() - start) / len(self.images), result
+
+    @torch.inference_mode()
+    def _time(self, contender: Contender) -> dict[str, float]:
+        """Seconds per image of one run."""
+        with config_settings(contender.model, **contender.settings):
+            forward, outputs = self._clock(partial(contender.forward, self.pixel_values))
+            if contender.label_maps is None:
+                return {"forward": forward}
+            post, _ = self._clock(partial(contender.label_maps, outputs, self._sizes))
+            del outputs
+            end_to_end, _ = self._clock(partial(self._end_to_end, contender))
+        return {"forward": forward, "post_processing": post, "end_to_end": end_to_end}
+
+    def measure(self, contenders: Sequence[Contender], progress: Callable[[str], object] = lambda text: None) -> dict:
+        """Runs the contenders in turns and returns the configuration's record, a row for each that can run."""
+        rows, runners = [], []
+        for contender in contenders:
+            progress(f"counting: {contender.name}")
+            try:
+                rows.append(self._facts(contender))
+            except (ImportError, RuntimeError) as error:
+                # Out of memory, no compiler, a missing package: the others are still worth measuring.
+                optional = contender.kind == "other" or contender.compiled is not None
+                if not optional and not isinstance(error, torch.OutOfMemoryError):
+                    raise
+                self.skip(contender.name, error)
+                continue
+            runners.append(contender)
+        samples: list[dict[str, list[float]]] = [{} for _ in runners]
+        turns = self.arguments.warmup + self.arguments.repeats
+        for turn in range(turns):
+            progress(f"turn {turn + 1} of {turns}")
+            for contender, collected in zip(runners, samples, strict=True):
+                for name, seconds in self._time(contender).items():
+                    if turn >= self.arguments.warmup:
+                        collected.setdefault(name, []).append(seconds)
+        for row, collected in zip(rows, samples, strict=True):
+            row |= _summary(collected)
+        return {
+            "resolution": list(self.resolution),
+            "batch_size": len(self.images),
+            "images": [digest(image) for image in self.images],
+            **compare_rows(rows),
+            "skipped": self.skipped,
+        }
+
+    def skip(self, name: str, error: Exception) -> None:
+        """Note a row that could not be measured, and why, in one line."""
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        self.skipped.append({"name": name, "reason": reason})
+
+
+def _summary(samples: Mapping[str, Sequence[float]]) -> dict:
+    """Milliseconds per image (median), least and middle half of the forward times, and images per second."""
+    row: dict[str, Any] = {}
+    for name in ("forward", "post_processing", "end_to_end"):
+        seconds = samples.get(name)
+        row[f"{name}_ms"] = 1000 * statistics.median(seconds) if seconds else None
+    forward = sorted(samples["forward"])
+    row["forward_ms_quartiles"] = [1000 * forward[round(share * (len(forward) - 1))] for share in (0.25, 0.75)]
+    row["forward_ms_minimum"] = 1000 * forward[0]
+    row["images_per_second"] = 1000 / row["forward_ms"]
+    row["end_to_end_images_per_second"] = 1000 / row["end_to_end_ms"] if row["end_to_end_ms"] else None
+    return row
+
+
+def compare_rows(rows: list[dict]) -> dict:
+    """
+    Adds `token_ratio`, `flop_ratio`, `speed_up`, `end_to_end_speed_up`, `end_to_end_speed_up_over_dense` and, where
+    tokens were merged, `efficiency` to rows.
+
+    The baseline is the fastest unmerged row, compiled or not. Encoders are compared with transformers' ViT instead,
+    compiled ones with the compiled one; without it, with nothing. `compared_with` of a row names its counterpart.
+
+    Returns:
+        `dict`: `baseline`, the name of a row or `None`, and `rows`.
+    """
+    baseline = _fastest(rows, "unmerged")
+    dense = _fastest(rows, "dense")
+    for row in rows:
+        alike = [other for other in rows if other["compiled"] == row["compiled"]]
+        reference = _fastest(alike, "vit") if row["kind"] in ("encoder", "vit") else baseline
+        row["compared_with"] = reference and reference["name"]
+        row |= dict.fromkeys(("token_ratio", "flop_ratio", "speed_up", "efficiency"))
+        row |= dict.fromkeys(("end_to_end_speed_up", "end_to_end_speed_up_over_dense"))
+        if reference is None:
+            continue
+        row["flop_ratio"] = reference["gflops_per_image"] / row["gflops_per_image"]
+        row["speed_up"] = reference["forward_ms"] / row["forward_ms"]
+        if row["tokens_mean"] and baseline is not None:
+            row["token_ratio"] = row["tokens_mean"] / baseline["tokens_mean"]
+        if row["end_to_end_ms"]:
+            row["end_to_end_speed_up"] = reference["end_to_end_ms"] / row["end_to_end_ms"]
+            if dense is not None:
+                row["end_to_end_speed_up_over_dense"] = dense["end_to_end_ms"] / row["end_to_end_ms"]
+        if row["kind"] == "merged":
+            row["efficiency"] = efficiency(
+                reference["forward_ms"], row["forward_ms"], reference["gflops_per_image"], row["gflops_per_image"]
+            )
+    return {"baseline": baseline and baseline["name"], "rows": rows}
+
+
+def _fastest(rows: Sequence[dict], kind: str) -> dict | None:
+    return min((row for row in rows if row["kind"] == kind), key=lambda row: row["forward_ms"], default=None)
+
+
+def run_benchmark(
+    arguments: BenchmarkArguments,
+    save: Callable[[dict], object],
+    progress: Callable[[str], object] = lambda text: None,
+) -> dict:
+    """
+    Measures every configuration, small ones first as they were given, and calls `save` with all results so far before
+    the first and after each of them, so that an interruption loses at most the one that was running.
+
+    Args:
+        arguments ([`BenchmarkArguments`])
+        save (`Callable[[dict], object]`): Gets `{"complete", "model", "environment", "configurations"}`.
+        progress (`Callable[[str], object]`, *optional*): Gets a line of text whenever something begins.
+
+    Returns:
+        `dict`: What `save` got last.
+    """
+    from .benchmark_report import describe_run
+
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    results: dict[str, Any] = {"complete": False, "model": None, "environment": None, "configurations": []}
+    limit = torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT) if arguments.compile else nullcontext()
+    with limit:
+        for resolution in arguments.sizes:
+            segmenter = build_segmenter(arguments, resolution)
+            vit, others, failures = _other_models(arguments, segmenter[0], resolution)
+            if results["model"] is None:
+                results |= describe_run(segmenter[0], arguments)
+                save(results)
+            images = benchmark_images(arguments, resolution, max(arguments.batch_sizes))
+            for batch_size in arguments.batch_sizes:
+                where = f"{resolution[0]} x {resolution[1]}, batch {batch_size}"
+
+                def say(text: str, where: str = where) -> None:
+                    progress(f"{where}: {text}")
+
+                say("searching thresholds")
+                try:
+                    bench = Bench(arguments, resolution, images[:batch_size], segmenter)
+                    for name, error in failures:
+                        bench.skip(name, error)
+                    record = bench.measure(bench.contenders(others, vit), say)
+                except torch.OutOfMemoryError as error:
+                    record = {"resolution": list(resolution), "batch_size": batch_size, "rows": []}
+                    record["skipped"] = [{"name": where, "reason": f"OutOfMemoryError: {error}".splitlines()[0]}]
+                results["configurations"].append(record)
+                save(results)
+    results["complete"] = True
+    save(results)
+    return results
+
+
+def _other_models(arguments: BenchmarkArguments, model: nn.Module, resolution: tuple[int, int]) -> tuple:
+    """transformers' ViT or `None`, `(name, model)` to compare with, and `(name, error)` of what cannot be built."""
+    vit, others, failures = None, [], []
+    if arguments.vit_row:
+        try:
+            vit = build_vit(arguments, model, resolution)
+        except ValueError as error:
+            failures.append(("transformers ViTModel", error))
+    for name in arguments.compare:
+        try:
+            others.append((name, build_other(arguments, name, model.config.num_labels, resolution)))
+        except (ImportError, OSError, RuntimeError) as error:  # a package it needs, or the network
+            failures.append((name, error))
+    return vit, others, failures
+
+
+__all__ = [
+    "Bench",
+    "Contender",
+    "compare_rows",
+    "count_flops",
+    "dense_label_maps",
+    "efficiency",
+    "find_threshold",
+    "run_benchmark",
+    "varlen_attention_flops",
+]
