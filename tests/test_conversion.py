@@ -187,7 +187,8 @@ def test_names_from_data_parallel_training_are_read(released):
 
 def test_checkpoint_without_the_imagenet_classifier_converts(released):
     folder = released(weights=lambda weights: {k: v for k, v in weights.items() if not k.startswith("encoder.head.")})
-    convert_segmenter_checkpoint(folder)
+    model, _ = convert_segmenter_checkpoint(folder)
+    assert torch.equal(model.algm.layernorm.weight, released_weights("mask_transformer")["encoder.norm.weight"])
 
 
 @pytest.mark.parametrize("keys", [int, str])  # JSON has only string keys
