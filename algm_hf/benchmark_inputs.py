@@ -6,11 +6,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from PIL import Image, ImageOps
@@ -27,6 +25,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from .configuration_algm import AlgmConfig
 from .image_processing_algm import AlgmImageProcessor
 from .modeling_algm import AlgmForSemanticSegmentation
+from .scenes import make_scene
 
 
 # The paper's backbones: width, heads, layers, and the layer of the global merge (section 4.1: 5 of 12, 7 of 24).
@@ -259,7 +258,6 @@ def benchmark_images(arguments: BenchmarkArguments, resolution: tuple[int, int],
         ValueError: if the folder is none, or holds too few different pictures.
     """
     if arguments.images is None:
-        make_scene = _scene_maker()
         return [make_scene(arguments.seed + index, resolution)[0] for index in range(count)]
     folder = Path(arguments.images)
     if not folder.is_dir():
@@ -278,24 +276,6 @@ def benchmark_images(arguments: BenchmarkArguments, resolution: tuple[int, int],
             "largest of --batch_sizes."
         )
     return list(found.values())
-
-
-def _scene_maker() -> Callable:
-    """`make_scene`, also where `datasets` is not installed: drawing does not need it, its module imports it."""
-    try:
-        from .scenes import make_scene
-    except ModuleNotFoundError as error:
-        if error.name != "datasets":
-            raise
-        absent = sys.modules.get("datasets", ...)
-        sys.modules["datasets"] = ModuleType("datasets")
-        try:
-            from .scenes import make_scene
-        finally:
-            del sys.modules["datasets"]
-            if absent is not ...:
-                sys.modules["datasets"] = absent
-    return make_scene
 
 
 __all__ = [

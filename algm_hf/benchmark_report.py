@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -34,6 +35,20 @@ def describe_run(model: nn.Module, arguments: BenchmarkArguments) -> dict:
     if model.device.type == "cpu":
         environment["device_name"] = _processor_name() or environment["device_name"]
     return {"model": {"name": arguments.model, **facts}, "environment": environment | _commit(arguments.commit)}
+
+
+def describe_machine() -> dict:
+    """Processor, threads, versions and commit of a measurement without a model, on the CPU, printable as JSON."""
+    return {
+        "device": "cpu",
+        "device_name": _processor_name() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "versions": {"torch": torch.__version__.partition("+")[0]},
+        "load_average_at_start": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        **_commit(None),
+    }
 
 
 def _environment(model: nn.Module) -> dict:
@@ -87,7 +102,7 @@ def _number(value: float | None, form: str, unit: str = "") -> str:
 def benchmark_table(configurations: Sequence[Mapping]) -> str:
     """One row for each contender of each configuration, as Markdown. Times are milliseconds per image."""
     header = ["row", "size", "batch", "tau", "tokens", "GFLOPs", "FLOP ratio"]
-    header += ["forward ms", "labels ms", "end to end ms", "im/s", "speed-up", "efficiency"]
+    header += ["forward ms", "labels ms", "end to end ms", "im/s", "speed-up", "efficiency", "merging"]
     header += ["end to end speed-up", "over dense", "peak MiB"]
     rows = []
     for record in configurations:
@@ -99,7 +114,9 @@ def benchmark_table(configurations: Sequence[Mapping]) -> str:
             cells.append(_number(row["flop_ratio"], ".2f"))
             cells += [_number(row[f"{name}_ms"], ".2f") for name in ("forward", "post_processing", "end_to_end")]
             cells += [_number(row["images_per_second"], ".1f"), _number(row["speed_up"], ".2f", "x")]
-            cells += [_number(row["efficiency"], ".2f"), _number(row["end_to_end_speed_up"], ".2f", "x")]
+            share = row["merging_share"]
+            cells += [_number(row["efficiency"], ".2f"), _number(share and 100 * share, ".1f", " %")]
+            cells += [_number(row["end_to_end_speed_up"], ".2f", "x")]
             cells.append(_number(row["end_to_end_speed_up_over_dense"], ".2f", "x"))
             rows.append([*cells, "none" if memory is None else f"{memory / 2**20:.0f}"])
     return segmentation_evaluation.markdown_table(header, rows)
@@ -131,7 +148,8 @@ def explain_table(results: Mapping) -> str:
             "- tokens: mean over layers and images; tau: the merge threshold; labels: logits to label maps; end to "
             "end: from PIL images to label maps; over dense: against unmerged with interpolate + argmax, end to end",
             "- speed-up and FLOP ratio against the fastest unmerged row (encoders against transformers' ViTModel); "
-            "efficiency = speed-up / FLOP ratio; 1.0 is the limit",
+            "efficiency = speed-up / FLOP ratio; 1.0 is the limit; merging: time of both merges and of restoring, in "
+            "percent of the unmerged forward pass",
             "- peak memory: weights and what one call allocates (`torch.cuda.max_memory_allocated`); none on a CPU",
             *skipped,
         ]
@@ -207,4 +225,4 @@ def _plot_times(axis, configurations: Sequence[Mapping]) -> None:
     axis.legend(fontsize=7)
 
 
-__all__ = ["benchmark_table", "describe_run", "explain_table", "plot_results", "save_results"]
+__all__ = ["benchmark_table", "describe_machine", "describe_run", "explain_table", "plot_results", "save_results"]

@@ -14,6 +14,7 @@ process, and become one row each. `efficiency` is what is left of the saved work
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_c
 
 from .benchmark_inputs import BenchmarkArguments, benchmark_images, build_other, build_segmenter, build_vit, digest
 from .segmentation_evaluation import config_settings, synchronize
+from .token_merging import TokenPack, drop_special_tokens, restore_tokens
 
 
 UNMERGED = {"use_token_merging": False}
@@ -270,10 +272,14 @@ class Bench:
         return found
 
     def _compiled(self, contender: Contender) -> Contender:
+        """The contender on a compiled copy of its model; the other rows keep running uncompiled."""
+        name, model = f"{contender.name}, compiled", contender.model
+        if contender.kind == "vit":
+            return replace(contender, name=name, compiled=torch.compile(model))
+        compiled = copy.deepcopy(model)
         # Shapes stay the same without merging: the strongest graph for them is one that knows them.
-        dynamic = True if contender.kind == "merged" else None
-        compiled = torch.compile(contender.model, dynamic=dynamic)
-        return replace(contender, name=f"{contender.name}, compiled", compiled=compiled)
+        compiled.compile(dynamic=contender.kind == "merged")
+        return replace(contender, name=name, model=compiled, compiled=compiled)
 
     def _fast_label_maps(self, outputs: Any, sizes: list[tuple[int, int]]) -> list[Tensor]:
         return self.processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)
@@ -340,7 +346,36 @@ class Bench:
             post, _ = self._clock(partial(contender.label_maps, outputs, self._sizes))
             del outputs
             end_to_end, _ = self._clock(partial(self._end_to_end, contender))
-        return {"forward": forward, "post_processing": post, "end_to_end": end_to_end}
+            times = {"forward": forward, "post_processing": post, "end_to_end": end_to_end}
+            if contender.kind == "merged":
+                times["merging"], _ = self._clock(self._recorded_merging(contender))
+        return times
+
+    def _recorded_merging(self, contender: Contender) -> Callable[[], Any]:
+        """Both merges and the restoring of one forward pass, alone, on the tokens of that pass."""
+        encoder, steps = contender.model.base_model, []
+        merge_of_layer, config = encoder._merge_of_layer, contender.model.config
+
+        def recording(number: int, grid_sizes: Sequence[tuple[int, int]]) -> Callable | None:
+            merge = merge_of_layer(number, grid_sizes)
+
+            def recorded(pack: TokenPack) -> TokenPack:
+                steps.append(partial(merge, pack))
+                return merge(pack)
+
+            return None if merge is None else recorded
+
+        encoder._merge_of_layer = recording
+        try:
+            pack = encoder(self.pixel_values, output_packed=True).pack
+        finally:
+            del encoder._merge_of_layer
+        grid_sizes = [tuple(side // config.patch_size for side in self.resolution)] * len(self.images)
+        steps.append(partial(drop_special_tokens, pack, grid_sizes, config.num_special_tokens))
+        patches = steps[-1]()
+        logits = pack.hidden_states.new_zeros(patches.hidden_states.shape[0], config.num_labels)
+        steps.append(partial(restore_tokens, logits, patches.token_index))
+        return lambda: [step() for step in steps]
 
     def measure(self, contenders: Sequence[Contender], progress: Callable[[str], object] = lambda text: None) -> dict:
         """Runs the contenders in turns and returns the configuration's record, a row for each that can run."""
@@ -384,7 +419,7 @@ class Bench:
 def _summary(samples: Mapping[str, Sequence[float]]) -> dict:
     """Milliseconds per image (median), least and middle half of the forward times, and images per second."""
     row: dict[str, Any] = {}
-    for name in ("forward", "post_processing", "end_to_end"):
+    for name in ("forward", "post_processing", "end_to_end", "merging"):
         seconds = samples.get(name)
         row[f"{name}_ms"] = 1000 * statistics.median(seconds) if seconds else None
     forward = sorted(samples["forward"])
@@ -398,7 +433,8 @@ def _summary(samples: Mapping[str, Sequence[float]]) -> dict:
 def compare_rows(rows: list[dict]) -> dict:
     """
     Adds `token_ratio`, `flop_ratio`, `speed_up`, `end_to_end_speed_up`, `end_to_end_speed_up_over_dense` and, where
-    tokens were merged, `efficiency` to rows.
+    tokens were merged, `efficiency` and `merging_share` (time of merges and restoring over the baseline's forward
+    pass) to rows.
 
     The baseline is the fastest unmerged row, compiled or not. Encoders are compared with transformers' ViT instead,
     compiled ones with the compiled one; without it, with nothing. `compared_with` of a row names its counterpart.
@@ -412,7 +448,7 @@ def compare_rows(rows: list[dict]) -> dict:
         alike = [other for other in rows if other["compiled"] == row["compiled"]]
         reference = _fastest(alike, "vit") if row["kind"] in ("encoder", "vit") else baseline
         row["compared_with"] = reference and reference["name"]
-        row |= dict.fromkeys(("token_ratio", "flop_ratio", "speed_up", "efficiency"))
+        row |= dict.fromkeys(("token_ratio", "flop_ratio", "speed_up", "efficiency", "merging_share"))
         row |= dict.fromkeys(("end_to_end_speed_up", "end_to_end_speed_up_over_dense"))
         if reference is None:
             continue
@@ -425,6 +461,7 @@ def compare_rows(rows: list[dict]) -> dict:
             if dense is not None:
                 row["end_to_end_speed_up_over_dense"] = dense["end_to_end_ms"] / row["end_to_end_ms"]
         if row["kind"] == "merged":
+            row["merging_share"] = row["merging_ms"] / reference["forward_ms"]
             row["efficiency"] = efficiency(
                 reference["forward_ms"], row["forward_ms"], reference["gflops_per_image"], row["gflops_per_image"]
             )

@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-# Upper bound on the scores evaluated at once: 2**22 float32 values are 16 MiB.
-MAX_ELEMENTS = 2**22
+# Upper bound on the scores evaluated at once: 2**20 float32 values are 4 MiB. More are no faster on a CPU.
+MAX_ELEMENTS = 2**20
 # Evaluating single cells costs about this much more for each score than upsampling all of them.
 CELL_OVERHEAD = 2.0
 

@@ -38,7 +38,7 @@ from .token_merging import (
     local_merge,
     restore_tokens,
 )
-from .transformer_layers import AlgmLayer, LayerDimensions, drop_path_rates
+from .transformer_layers import AlgmAttentionBlock, AlgmLayer, AlgmMlpBlock, LayerDimensions, drop_path_rates
 from .vit_embeddings import AlgmEmbeddings
 
 
@@ -144,6 +144,29 @@ class AlgmPreTrainedModel(PreTrainedModel):
                 init.trunc_normal_(module.register_tokens, mean=0.0, std=std)
         elif isinstance(module, AlgmMaskTransformerDecoder):
             init.trunc_normal_(module.class_embeddings, mean=0.0, std=std)
+
+    def compile(self, **kwargs) -> None:
+        """
+        Compiles the attention and MLP blocks in place, each kind once for all layers, token counts and batch sizes;
+        embeddings, merges and attention itself run as they are. Images of other token counts compile nothing anew.
+
+        `torch.compile(model)` runs, too, but meets the merges inside its graphs and compiles again for new token
+        counts until torch's limit.
+
+        Args:
+            kwargs: those of `torch.compile`; `dynamic=True` unless given.
+
+        Raises:
+            ValueError: with `fullgraph=True`; which attention kernels run depends on the token counts.
+        """
+        if kwargs.get("fullgraph"):
+            raise ValueError(
+                "fullgraph=True: expected False; attention on token counts that differ between images runs between "
+                "the graphs"
+            )
+        for module in self.modules():
+            if isinstance(module, (AlgmAttentionBlock, AlgmMlpBlock)):
+                module.compile(**{"dynamic": True, **kwargs})
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """

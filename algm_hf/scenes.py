@@ -14,10 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import datasets
 import numpy as np
 from PIL import Image, ImageDraw
+
+
+if TYPE_CHECKING:
+    import datasets
 
 
 SCENE_CLASSES = ("sky", "building", "road", "pavement", "tree", "car", "person", "sign")
@@ -525,6 +529,8 @@ def scene_dataset(num: int, seed: int = 0, sizes: Sequence[tuple[int, int]] = (D
     Raises:
         `ValueError`: If `num` is below 1, or see [`make_scene`].
     """
+    import datasets  # drawing alone does not need it
+
     if num < 1:
         raise ValueError(f"num is {num}, expected at least 1 scene.")
     pairs = [make_scene(seed + index, sizes[index % len(sizes)]) for index in range(num)]

@@ -85,8 +85,25 @@ class AlgmMaskTransformerDecoder(nn.Module):
         patches = nn.functional.normalize(self.patch_projection(hidden_states[:num_patches]), dim=-1)
         classes = nn.functional.normalize(self.class_projection(hidden_states[num_patches:]), dim=-1)
         classes = classes.view(num_images, num_labels, -1)
-        pairs = zip(patches.split(pack.lengths), classes, strict=True)
-        return self.mask_norm(torch.cat([image @ image_classes.T for image, image_classes in pairs]))
+        return self.mask_norm(_class_products(patches, classes, pack.lengths))
+
+
+def _class_products(patches: Tensor, classes: Tensor, lengths: Sequence[int]) -> Tensor:
+    """
+    Each token's products with its image's classes, `(total_tokens, num_labels)`, of `(total_tokens, size)` and
+    `(batch_size, num_labels, size)`: one product for the batch, images of fewer tokens padded.
+    """
+    if len(set(lengths)) == 1:
+        return (patches.unflatten(0, (len(lengths), lengths[0])) @ classes.transpose(1, 2)).flatten(0, 1)
+    device, longest, num_tokens = patches.device, max(lengths), sum(lengths)
+    lengths = to_device(lengths, device)
+    starts = lengths.cumsum(0) - lengths
+    padded = (starts[:, None] + torch.arange(longest, device=device)).clamp_(max=num_tokens - 1)
+    products = patches[padded] @ classes.transpose(1, 2)
+    # Row `longest * image + place` of the padded rows is token `starts[image] + place` of the pack.
+    shifts = longest * torch.arange(lengths.shape[0], device=device) - starts
+    rows = torch.arange(num_tokens, device=device) + shifts.repeat_interleave(lengths, output_size=num_tokens)
+    return products.flatten(0, 1)[rows]
 
 
 def _append_classes(lengths: Sequence[int], num_labels: int, device: torch.device) -> tuple[Tensor, Tensor]:

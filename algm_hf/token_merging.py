@@ -23,6 +23,7 @@ to all the positions that it stands for.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -171,14 +172,8 @@ def local_assignment(
             f"hidden_states has {hidden_states.shape[0]} tokens: expected the {sum(lengths)} tokens of the grids "
             f"{list(grid_sizes)} with {num_special_tokens} special tokens each; the local merge needs an unmerged pack"
         )
-    starts = cumulated_lengths(torch.tensor(lengths))[:-1].tolist()
-    windows = [
-        _window_positions(*grid, window_size, device) + (start + num_special_tokens)
-        for grid, start in zip(grid_sizes, starts, strict=True)
-    ]
-    num_windows = [image_windows.shape[0] for image_windows in windows]
-    windows = torch.cat(windows)  # (total_windows, n): pack index of each token of each window
-    image_of_window = _repeat_each(range(len(lengths)), num_windows, device)
+    starts = to_device(_starts(lengths), device)
+    windows, image_of_window = _window_tokens(grid_sizes, _starts(lengths), num_special_tokens, window_size, device)
     image_of_token = _repeat_each(range(len(lengths)), lengths, device)
     tokens_per_window = window_size * window_size
 
@@ -194,7 +189,8 @@ def local_assignment(
     # place among its image's windows is its place among the merged ones, since those come first.
     order = torch.argsort(similarity.masked_fill(~merged, -torch.inf), descending=True, stable=True)
     order = order[torch.argsort(image_of_window[order], stable=True)]
-    first_window = cumulated_lengths(to_device(num_windows, device))[:-1]
+    num_windows = [(height // window_size) * (width // window_size) for height, width in grid_sizes]
+    first_window = to_device(_starts(num_windows), device)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(order.shape[0], device=device)
     rank -= first_window[image_of_window]
@@ -206,7 +202,7 @@ def local_assignment(
     # behind the special tokens (which stay, and come first) the merged windows are put in between.
     stays = ~in_merged_window
     before = stays.cumsum(0) - stays.long()
-    place = before - before[to_device(starts, device)][image_of_token]
+    place = before - before[starts][image_of_token]
     is_patch = place >= num_special_tokens
     target = new_starts[image_of_token] + place + is_patch * num_merged[image_of_token]
     window_of_token = torch.zeros(hidden_states.shape[0], dtype=torch.int64, device=device)
@@ -235,7 +231,7 @@ def global_assignment(hidden_states: Tensor, lengths: Sequence[int], special_mas
     """
     device, num_tokens = hidden_states.device, hidden_states.shape[0]
     unit = torch.nn.functional.normalize(hidden_states.float(), dim=-1)
-    starts = cumulated_lengths(torch.tensor(lengths)).tolist()
+    starts = _starts(lengths)
     # One more entry than tokens: padding positions write there.
     merged = torch.zeros(num_tokens + 1, dtype=torch.bool, device=device)
     nearest = torch.zeros(num_tokens + 1, dtype=torch.int64, device=device)
@@ -251,7 +247,7 @@ def global_assignment(hidden_states: Tensor, lengths: Sequence[int], special_mas
     merged, nearest = merged[:-1], nearest[:-1]
 
     image_of_token = _repeat_each(range(len(lengths)), lengths, device)
-    lengths, starts = to_device(lengths, device), to_device(starts[:-1], device)
+    lengths, starts = to_device(lengths, device), to_device(starts, device)
     position = torch.arange(num_tokens, device=device) - starts[image_of_token]
     in_a = position % 2 == 0
     before = (in_a & ~merged).cumsum(0) - (in_a & ~merged).long()
@@ -323,8 +319,10 @@ def special_positions(
         `Tensor` of shape `(num_positions,)`, bool
     """
     lengths = full_lengths(grid_sizes, num_special_tokens)
-    positions = torch.cat([torch.arange(length, device=device) for length in lengths])
-    return positions < num_special_tokens
+    device = torch.device("cpu" if device is None else device)
+    special = torch.zeros(sum(lengths), dtype=torch.bool, device=device)
+    positions = to_device(_starts(lengths), device)[:, None] + torch.arange(num_special_tokens, device=device)
+    return special.index_fill_(0, positions.flatten(), True)
 
 
 @torch.compiler.disable
@@ -449,6 +447,34 @@ def _window_positions(height: int, width: int, window_size: int, device: torch.d
     raster = raster[: rows * window_size, : columns * window_size]
     windows = raster.reshape(rows, window_size, columns, window_size).transpose(1, 2)
     return windows.reshape(rows * columns, window_size * window_size)
+
+
+def _starts(lengths: Sequence[int]) -> list[int]:
+    """Where each of some pieces behind one another starts."""
+    return list(accumulate(lengths, initial=0))[:-1]
+
+
+def _window_tokens(
+    grid_sizes: Sequence[tuple[int, int]],
+    starts: Sequence[int],
+    num_special_tokens: int,
+    window_size: int,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """
+    Pack index of each token of each complete window, `(total_windows, window_size ** 2)`, and each window's image,
+    `(total_windows,)`: images of one grid together, an image's windows in raster order.
+    """
+    images_of_grid: dict[tuple[int, int], list[int]] = {}
+    for image, grid in enumerate(grid_sizes):
+        images_of_grid.setdefault(tuple(grid), []).append(image)
+    windows, image_of_window = [], []
+    for grid, images in images_of_grid.items():
+        positions = _window_positions(*grid, window_size, device)
+        first_patches = to_device([starts[image] + num_special_tokens for image in images], device)
+        windows.append((first_patches[:, None, None] + positions).flatten(0, 1))
+        image_of_window.append(to_device(images, device)[:, None].expand(-1, positions.shape[0]).flatten())
+    return torch.cat(windows), torch.cat(image_of_window)
 
 
 def _repeat_each(values: Sequence[int], repeats: Sequence[int], device: torch.device) -> Tensor:

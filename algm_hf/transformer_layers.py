@@ -5,6 +5,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -33,6 +34,21 @@ class LayerDimensions(NamedTuple):
     qkv_bias: bool
     hidden_dropout_prob: float
     attention_probs_dropout_prob: float
+
+
+class SequenceBoundaries:
+    """
+    Where each image lies in a pack. An object of its own rather than a tuple or a list: `torch.compile` does not look
+    into it, so that a graph is not bound to a batch size or to token counts.
+
+    Attributes:
+        lengths (`Sequence[int]` of length `batch_size`): number of tokens of each image.
+        cu_seqlens (`Tensor` of shape `(batch_size + 1,)`, int32): start of each image, and the end of the last one.
+    """
+
+    def __init__(self, lengths: Sequence[int], cu_seqlens: Tensor):
+        self.lengths = lengths
+        self.cu_seqlens = cu_seqlens
 
 
 class AlgmDropPath(nn.Module):
@@ -88,21 +104,26 @@ class AlgmAttentionBlock(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(dimensions.hidden_dropout_prob)
         self.drop_path = AlgmDropPath(drop_path_rate)
 
-    def forward(self, hidden_states: Tensor, lengths: Sequence[int], cu_seqlens: Tensor) -> Tensor:
+    def forward(self, hidden_states: Tensor, boundaries: SequenceBoundaries) -> Tensor:
         qkv = self.qkv(self.layernorm(hidden_states))
         query, key, value = qkv.view(-1, 3, self.num_attention_heads, self.head_dim).unbind(1)
-        output = packed_attention(
+        output = self.o_proj(self._attend(query, key, value, boundaries))
+        return hidden_states + self.drop_path(self.dropout(output), boundaries.cu_seqlens)
+
+    # Which kernel runs, and how often, depends on the token counts; the graphs end here and begin again behind it.
+    @torch.compiler.disable
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, boundaries: SequenceBoundaries) -> Tensor:
+        return packed_attention(
             self,
             query,
             key,
             value,
-            lengths,
-            cu_seqlens,
+            boundaries.lengths,
+            boundaries.cu_seqlens,
             scaling=self.scaling,
             dropout=self.attention_dropout if self.training else 0.0,
             implementation=self.config._attn_implementation,
         )
-        return hidden_states + self.drop_path(self.dropout(self.o_proj(output)), cu_seqlens)
 
 
 class AlgmMlpBlock(GradientCheckpointingLayer):
@@ -148,7 +169,8 @@ class AlgmLayer(nn.Module):
         self.mlp = AlgmMlpBlock(config, dimensions, drop_path_rate)
 
     def forward(self, pack: TokenPack, merge: Callable[[TokenPack], TokenPack] | None = None) -> TokenPack:
-        pack = pack.with_hidden_states(self.attention(pack.hidden_states, pack.lengths, pack.cu_seqlens))
+        boundaries = SequenceBoundaries(pack.lengths, pack.cu_seqlens)
+        pack = pack.with_hidden_states(self.attention(pack.hidden_states, boundaries))
         if merge is not None:
             pack = merge(pack)
         return pack.with_hidden_states(self.mlp(pack.hidden_states, pack.cu_seqlens))
@@ -169,4 +191,12 @@ def drop_path_rates(last_rate: float, num_layers: int) -> list[float]:
     return [last_rate * index / max(1, num_layers - 1) for index in range(num_layers)]
 
 
-__all__ = ["AlgmAttentionBlock", "AlgmDropPath", "AlgmLayer", "AlgmMlpBlock", "LayerDimensions", "drop_path_rates"]
+__all__ = [
+    "AlgmAttentionBlock",
+    "AlgmDropPath",
+    "AlgmLayer",
+    "AlgmMlpBlock",
+    "LayerDimensions",
+    "SequenceBoundaries",
+    "drop_path_rates",
+]

@@ -294,6 +294,22 @@ def test_half_precision_runs_and_resembles_float32(dtype):
     assert agreement > 0.9
 
 
+@pytest.mark.parametrize("decoder_type", ["mask_transformer", "linear"])
+@pytest.mark.parametrize("seed", range(3))
+def test_in_bfloat16_label_maps_alone_and_in_a_batch_agree_on_999_of_1000_pixels(decoder_type, seed):
+    model = tiny_model(seed, decoder_type=decoder_type).to(torch.bfloat16)
+    images = blocky_images(6, 64, 96, seed=seed).to(torch.bfloat16)
+
+    def label_maps(images):
+        logits = outputs(model, images).logits.float()
+        return nn.functional.interpolate(logits, size=(64, 96), mode="bilinear").argmax(dim=1)
+
+    alone = torch.cat([label_maps(images[index : index + 1]) for index in range(6)])
+    agreement = (alone == label_maps(images)).flatten(1).float().mean(dim=1)
+    assert alone.unique().numel() >= 3
+    assert agreement.min() >= 0.999
+
+
 def test_autocast_trains(model):
     model.train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -313,6 +329,62 @@ def test_compiled_models_give_the_same_logits(backend):
         for seed in range(2):
             images = blocky_images(2, 64, 64, seed=seed)
             torch.testing.assert_close(compiled(images).logits, model(images).logits, atol=1e-4, rtol=0)
+
+
+def token_counts_of(compiled, batches):
+    """Runs batches, none of which may compile anything, and returns each image's final token count."""
+    counts = []
+    with torch.no_grad(), torch.compiler.set_stance("fail_on_recompile"):
+        for images in batches:
+            counts += compiled(images, output_token_merging=True).token_counts[:, -1].tolist()
+    return counts
+
+
+@pytest.mark.parametrize("decoder_type", ["mask_transformer", "linear"])
+def test_fifty_images_of_different_token_counts_compile_nothing_anew(decoder_type):
+    torch.compiler.reset()
+    model = tiny_model(decoder_type=decoder_type)
+    model.compile(dynamic=True, backend="aot_eager")
+    with torch.no_grad():
+        for batch_size in (1, 2):
+            model(blocky_images(batch_size, 64, 64))
+    alone = token_counts_of(model, (blocky_images(50, 64, 96)[i : i + 1] for i in range(50)))
+    assert len(set(alone)) >= 15
+    mixed = blocky_images(12, 80, 64, seed=1)
+    token_counts_of(model, (mixed[:3], mixed[3:7], mixed[7:]))  # other batch sizes and another shape
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiling_in_place_changes_neither_logits_nor_gradients(backend):
+    torch.compiler.reset()
+    plain, compiled = tiny_model(), tiny_model()
+    compiled.compile(backend=backend)
+    images, labels = blocky_images(2, 64, 64), torch.randint(0, 5, (2, 64, 64))
+    results = []
+    for model in (plain, compiled):
+        output = model(images, labels=labels)
+        output.loss.backward()
+        results.append((output, {name: parameter.grad for name, parameter in model.named_parameters()}))
+    torch.testing.assert_close(results[0][0].logits, results[1][0].logits, atol=1e-4, rtol=0)
+    for name, gradient in results[0][1].items():
+        torch.testing.assert_close(results[1][1][name], gradient, atol=1e-5, rtol=1e-3)
+    torch.compiler.reset()
+
+
+def test_a_compiled_model_saves_the_same_weights_under_the_same_names(tmp_path):
+    model = tiny_model()
+    names = list(model.state_dict())
+    model.compile(backend="aot_eager")
+    model.save_pretrained(tmp_path)
+    reloaded = type(model).from_pretrained(tmp_path)
+    assert list(reloaded.state_dict()) == names
+    assert all(torch.equal(reloaded.state_dict()[name], value) for name, value in model.state_dict().items())
+
+
+def test_one_graph_for_everything_is_refused():
+    with pytest.raises(ValueError, match="fullgraph=True: expected False; attention on token counts that differ"):
+        tiny_model().compile(fullgraph=True)
 
 
 # --- training --------------------------------------------------------------------------------------------------------

@@ -3,9 +3,12 @@
 import pytest
 import torch
 from naive_merging import naive_average, naive_global, naive_local
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from algm_hf.token_merging import (
     _groups_of_similar_length,
+    apply_assignment,
     cumulated_lengths,
     drop_special_tokens,
     full_lengths,
@@ -250,3 +253,39 @@ def test_local_merge_of_a_merged_pack_is_refused():
         ValueError, match=r"hidden_states has 5 tokens: expected the 17 tokens of the grids \[\(4, 4\)\]"
     ):
         local_merge(merged, [(4, 4)], 1, 2, -1.0)
+
+
+def test_decisions_never_wait_for_the_device():
+    """Tensors without values: whatever would need one, and so make the host wait for a GPU, raises an error."""
+    lengths, grids = [1 + 8 * 8, 1 + 8 * 8, 1 + 5 * 6], [(8, 8), (8, 8), (5, 6)]
+    with FakeTensorMode():
+        hidden_states = torch.randn(sum(lengths), 16)
+        local = local_assignment(hidden_states, grids, 1, 2, 0.9)
+        assert local.index.shape == (sum(lengths),)
+        special = special_positions(grids, 1)
+        decided = global_assignment(hidden_states, lengths, special, 5)
+        assert decided.index.shape == (sum(lengths),)
+        # The one place of a merge that has to know the new token counts:
+        with pytest.raises(DataDependentOutputException):
+            apply_assignment(full_pack(hidden_states, lengths), local)
+
+
+def test_number_of_operations_of_a_decision_does_not_grow_with_the_batch():
+    class Count(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.operations = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.operations += 1
+            return function(*args, **(kwargs or {}))
+
+    def operations(batch_size):
+        grids, lengths = [(8, 8)] * batch_size, [65] * batch_size
+        hidden_states = torch.randn(65 * batch_size, 16)
+        with Count() as count:
+            local_assignment(hidden_states, grids, 1, 2, 0.9)
+            global_assignment(hidden_states, lengths, special_positions(grids, 1), 5)
+        return count.operations
+
+    assert operations(32) == operations(2)
