@@ -119,6 +119,7 @@ class BenchmarkArguments:
             self.device = "cuda" if torch.cuda.is_available() else "cpu"
         if self.model in PRESETS and not (self.merge_thresholds or self.token_ratios or self.flop_ratios):
             self.flop_ratios = [1.47]
+        _check_device(self.device)
         choices = {"dtype": DTYPES, "attention": ATTENTION}
         for name, allowed in choices.items():
             _require(name, getattr(self, name), getattr(self, name) in allowed, " or ".join(allowed))
@@ -150,6 +151,14 @@ class BenchmarkArguments:
 def _require(name: str, value: object, is_valid: object, expected: str) -> None:
     if not is_valid:
         raise ValueError(f"--{name} is {value!r}, expected {expected}.")
+
+
+def _check_device(name: str) -> None:
+    expected = "cpu" + (", cuda or cuda:N" if torch.cuda.is_available() else " (torch sees no CUDA device here)")
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device is {name!r}, expected {expected}.") from error
 
 
 def _finish(model: nn.Module, arguments: BenchmarkArguments) -> nn.Module:

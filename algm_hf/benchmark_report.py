@@ -150,7 +150,8 @@ def explain_table(results: Mapping) -> str:
             "- speed-up and FLOP ratio against the fastest unmerged row (encoders against transformers' ViTModel); "
             "efficiency = speed-up / FLOP ratio; 1.0 is the limit; merging: time of both merges and of restoring, in "
             "percent of the unmerged forward pass",
-            "- peak memory: weights and what one call allocates (`torch.cuda.max_memory_allocated`); none on a CPU",
+            "- peak memory: weights and what forward pass and label maps take at most (on CUDA "
+            "`torch.cuda.max_memory_allocated`, on Linux the growth of the process)",
             *skipped,
         ]
     )
@@ -199,10 +200,13 @@ def plot_results(results: Mapping, path: str | os.PathLike) -> bool:
 def _plot_speed_ups(axis, configurations: Sequence[Mapping]) -> None:
     largest = 1.1
     for record in configurations:
-        points = [row for row in record["rows"] if row["kind"] == "merged"]
-        pairs = sorted((row["flop_ratio"], row["speed_up"]) for row in points)
-        if pairs:
+        for compiled in (False, True):
+            points = [row for row in record["rows"] if row["kind"] == "merged" and row["compiled"] == compiled]
+            pairs = sorted((row["flop_ratio"], row["speed_up"]) for row in points)
+            if not pairs:
+                continue
             label = f"{'x'.join(map(str, record['resolution']))}, batch {record['batch_size']}"
+            label += ", compiled" * compiled
             axis.plot(*zip(*pairs, strict=True), marker="o", linestyle=":", label=label)
             largest = max(largest, *(value for pair in pairs for value in pair))
     axis.plot([1, 1.05 * largest], [1, 1.05 * largest], color="black", linewidth=1, label="limit of merging")

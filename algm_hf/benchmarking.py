@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
 
 from .benchmark_inputs import BenchmarkArguments, benchmark_images, build_other, build_segmenter, build_vit, digest
+from .head_benchmark import peak_growth_of
 from .segmentation_evaluation import config_settings, synchronize
 from .token_merging import TokenPack, drop_special_tokens, restore_tokens
 
@@ -275,7 +276,7 @@ class Bench:
         """The contender on a compiled copy of its model; the other rows keep running uncompiled."""
         name, model = f"{contender.name}, compiled", contender.model
         if contender.kind == "vit":
-            return replace(contender, name=name, compiled=torch.compile(model))
+            return replace(contender, name=name, compiled=torch.compile(model, dynamic=False))
         compiled = copy.deepcopy(model)
         # Shapes stay the same without merging: the strongest graph for them is one that knows them.
         compiled.compile(dynamic=contender.kind == "merged")
@@ -307,26 +308,44 @@ class Bench:
             row["tokens_mean"], row["tokens_final"] = counts.mean().item(), counts[:, -1].mean().item()
             row["tokens_final_of_each_image"] = [int(count) for count in counts[:, -1]]
         with config_settings(contender.model, **contender.settings):
-            if not has_tokens or contender.kind == "encoder":  # the others' FLOPs came with their tokens
+            if not has_tokens:  # the others' FLOPs came with their tokens
                 flops = count_flops(partial(contender.model, self.pixel_values))
+            elif contender.kind == "encoder":
+                with config_settings(self.model, **contender.settings):
+                    flops = count_flops(partial(self.model.base_model, self.pixel_values))
+            if has_tokens and contender.compiled is not None:
+                self._check_tokens(contender, counts)
             row["gflops_per_image"] = flops / len(self.images) / 1e9
             row["peak_memory_bytes"] = self._peak_memory(contender)
         return row
 
+    def _check_tokens(self, contender: Contender, expected: Tensor) -> None:
+        """Compiled kernels round differently: a row whose tokens differ is not the same work, and not comparable."""
+        found = contender.compiled(self.pixel_values, output_token_merging=True).token_counts.double().cpu()
+        if abs(found.sum() / expected.sum() - 1) > TARGET_TOLERANCE:
+            raise RuntimeError(f"{found.mean():.1f} tokens, expected the {expected.mean():.1f} of the uncompiled row")
+
     def _peak_memory(self, contender: Contender) -> int | None:
-        """Weights of the contender and all that forward and post-processing allocate at most; `None` on the CPU."""
-        outputs = contender.forward(self.pixel_values)  # on every device: what cannot run fails here, not in the loop
+        """Weights of the contender and all that forward and post-processing take at most; `None` where the device
+        does not tell."""
+        contender.forward(self.pixel_values)  # on every device: what cannot run fails here, not in the loop
+
+        def run() -> None:
+            outputs = contender.forward(self.pixel_values)
+            if contender.label_maps is not None:
+                contender.label_maps(outputs, self._sizes)
+
+        weights = sum(parameter.numel() * parameter.element_size() for parameter in contender.model.parameters())
+        if self.device.type == "cpu":
+            growth = peak_growth_of(run)
+            return None if growth is None else growth + weights
         if self.device.type != "cuda":
             return None
-        del outputs
         torch.cuda.synchronize(self.device)
         before = torch.cuda.memory_allocated(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
-        outputs = contender.forward(self.pixel_values)
-        if contender.label_maps is not None:
-            contender.label_maps(outputs, self._sizes)
+        run()
         torch.cuda.synchronize(self.device)
-        weights = sum(parameter.numel() * parameter.element_size() for parameter in contender.model.parameters())
         return torch.cuda.max_memory_allocated(self.device) - before + weights
 
     def _clock(self, call: Callable[[], Any]) -> tuple[float, Any]:
@@ -347,7 +366,7 @@ class Bench:
             del outputs
             end_to_end, _ = self._clock(partial(self._end_to_end, contender))
             times = {"forward": forward, "post_processing": post, "end_to_end": end_to_end}
-            if contender.kind == "merged":
+            if contender.kind == "merged" and contender.model.config.inference_mode == "whole":
                 times["merging"], _ = self._clock(self._recorded_merging(contender))
         return times
 
@@ -384,8 +403,9 @@ class Bench:
             progress(f"counting: {contender.name}")
             try:
                 rows.append(self._facts(contender))
-            except (ImportError, RuntimeError) as error:
-                # Out of memory, no compiler, a missing package: the others are still worth measuring.
+            except Exception as error:
+                # Out of memory, no compiler, a missing package, a model that does not take this size: the others are
+                # still worth measuring.
                 optional = contender.kind == "other" or contender.compiled is not None
                 if not optional and not isinstance(error, torch.OutOfMemoryError):
                     raise
@@ -396,7 +416,9 @@ class Bench:
         turns = self.arguments.warmup + self.arguments.repeats
         for turn in range(turns):
             progress(f"turn {turn + 1} of {turns}")
-            for contender, collected in zip(runners, samples, strict=True):
+            # There and back, so that no row always runs behind the same other one.
+            order = list(zip(runners, samples, strict=True))[:: 1 if turn % 2 else -1]
+            for contender, collected in order:
                 for name, seconds in self._time(contender).items():
                     if turn >= self.arguments.warmup:
                         collected.setdefault(name, []).append(seconds)
@@ -461,7 +483,8 @@ def compare_rows(rows: list[dict]) -> dict:
             if dense is not None:
                 row["end_to_end_speed_up_over_dense"] = dense["end_to_end_ms"] / row["end_to_end_ms"]
         if row["kind"] == "merged":
-            row["merging_share"] = row["merging_ms"] / reference["forward_ms"]
+            if row["merging_ms"] is not None:  # in windows the merges are not those of one forward pass
+                row["merging_share"] = row["merging_ms"] / reference["forward_ms"]
             row["efficiency"] = efficiency(
                 reference["forward_ms"], row["forward_ms"], reference["gflops_per_image"], row["gflops_per_image"]
             )

@@ -20,6 +20,8 @@ from torch.nn import functional as F
 
 # Upper bound on the scores evaluated at once: 2**20 float32 values are 4 MiB. More are no faster on a CPU.
 MAX_ELEMENTS = 2**20
+# The same elsewhere, 64 MiB: there a call costs more than its arithmetic.
+MAX_ELEMENTS_ON_DEVICE = 2**24
 # Evaluating single cells costs about this much more for each score than upsampling all of them.
 CELL_OVERHEAD = 2.0
 
@@ -39,11 +41,13 @@ def upsampled_argmax(scores: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if scores.dtype in (torch.float16, torch.bfloat16):
         scores = scores.float()
+    scores = scores.contiguous()  # torch sums in another order where the classes lie innermost
     num_labels, rows, columns = scores.shape
     if (rows, columns) == tuple(size):
         return scores.argmax(dim=0)
-    # Few pixels for each cell leave nothing to save; one or two classes neither.
-    if num_labels <= 2 or size[0] * size[1] <= 4 * rows * columns:
+    # Few pixels for each cell leave nothing to save; one or two classes neither. On an accelerator arithmetic is
+    # cheap, while each of the many small steps below costs a launch, and some make the host wait.
+    if num_labels <= 2 or size[0] * size[1] <= 4 * rows * columns or scores.device.type != "cpu":
         return blockwise_argmax(scores, partial(_upsample, size=size), size[0] * size[1])
     cells = _Cells(scores, size)
     if CELL_OVERHEAD * cells.num_scores > num_labels * size[0] * size[1]:
@@ -63,7 +67,8 @@ def blockwise_argmax(scores: Tensor, resize: Callable[[Tensor], Tensor], num_pix
     Returns:
         `Tensor` of shape `(height, width)`, int64; where classes tie, the lowest.
     """
-    block_size = max(1, MAX_ELEMENTS // num_pixels)
+    budget = MAX_ELEMENTS if scores.device.type == "cpu" else MAX_ELEMENTS_ON_DEVICE
+    block_size = max(1, budget // num_pixels)
     best, label_map = None, None
     for start in range(0, scores.shape[0], block_size):
         values, classes = resize(scores[start : start + block_size]).max(dim=0)

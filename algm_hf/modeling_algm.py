@@ -147,8 +147,9 @@ class AlgmPreTrainedModel(PreTrainedModel):
 
     def compile(self, **kwargs) -> None:
         """
-        Compiles the attention and MLP blocks in place, each kind once for all layers, token counts and batch sizes;
-        embeddings, merges and attention itself run as they are. Images of other token counts compile nothing anew.
+        Compiles the attention and MLP blocks in place, each kind once for all layers and token counts; embeddings,
+        merges and the attention of images with different token counts run as they are. Images of other token counts
+        compile nothing anew.
 
         `torch.compile(model)` runs, too, but meets the merges inside its graphs and compiles again for new token
         counts until torch's limit.
@@ -161,8 +162,8 @@ class AlgmPreTrainedModel(PreTrainedModel):
         """
         if kwargs.get("fullgraph"):
             raise ValueError(
-                "fullgraph=True: expected False; attention on token counts that differ between images runs between "
-                "the graphs"
+                "fullgraph=True: expected False; attention of images with different token counts runs between the "
+                "graphs"
             )
         for module in self.modules():
             if isinstance(module, (AlgmAttentionBlock, AlgmMlpBlock)):

@@ -99,10 +99,36 @@ def packed_attention(
     elif is_ragged:
         output = _attention_by_length(attention, module, (query, key, value), lengths, kwargs)
     else:
-        shape = (len(lengths), lengths[0], *query.shape[1:])
-        query, key, value = (states.view(shape).transpose(1, 2) for states in (query, key, value))
-        output = attention(module, query, key, value, **kwargs)[0]
+        return uniform_attention(module, query, key, value, len(lengths), scaling, dropout, implementation)
     return output.reshape(total_tokens, -1)
+
+
+def uniform_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    num_images: int,
+    scaling: float,
+    dropout: float,
+    implementation: str | None,
+) -> Tensor:
+    """
+    [`packed_attention`] of images that have equally many tokens: one call on a view of the pack, which
+    `torch.compile` can follow whatever the number of tokens.
+
+    Args:
+        num_images (`int`): number of images, a divisor of `total_tokens`.
+        module, query, key, value, scaling, dropout, implementation: see [`packed_attention`].
+
+    Returns:
+        `Tensor` of shape `(total_tokens, num_heads * head_dim)`
+    """
+    attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation or "eager", eager_attention_forward)
+    shape = (num_images, query.shape[0] // num_images, *query.shape[1:])
+    batched = (states.view(shape).transpose(1, 2) for states in (query, key, value))
+    output = attention(module, *batched, attention_mask=None, scaling=scaling, dropout=dropout, is_causal=False)[0]
+    return output.reshape(query.shape[0], -1)
 
 
 def _has_varlen_kernel(query: Tensor) -> bool:
@@ -137,4 +163,4 @@ def _attention_by_length(
     return torch.cat(outputs)
 
 
-__all__ = ["eager_attention_forward", "packed_attention"]
+__all__ = ["eager_attention_forward", "packed_attention", "uniform_attention"]

@@ -33,6 +33,7 @@ def performance_section(folder: str | Path) -> str:
     models, heads = [], []
     for path in sorted(Path(folder).glob("*.json")):
         results = json.loads(path.read_text(encoding="utf-8"))
+        results["file"] = path.name
         if "configurations" in results:
             models.append(results)
         elif "label_maps" in results:
@@ -41,7 +42,13 @@ def performance_section(folder: str | Path) -> str:
             raise ValueError(f"{path} has the keys {sorted(results)}: expected a result of one of the benchmarks.")
     if not models or not heads:
         raise ValueError(f"{folder} has {len(models)} and {len(heads)} results: expected at least one of each script.")
-    models.sort(key=lambda results: (results["environment"]["device"], list(MODELS).index(results["model"]["name"])))
+    known = list(MODELS)
+    models.sort(
+        key=lambda results: (
+            results["environment"]["device"],
+            known.index(results["model"]["name"]) if results["model"]["name"] in known else len(known),
+        )
+    )
     parts = [_merging_table(models), _compiled_lines(models), _heads_table(heads), _commands(models + heads)]
     return "\n\n".join(part for part in parts if part)
 
@@ -77,11 +84,12 @@ def _merging_table(models: Sequence[Mapping]) -> str:
     table = []
     for results, record, kinds in _rows_of(models):
         off = kinds.get("encoder", [{"speed_up": None}])[0]["speed_up"]
+        name = results["model"]["name"]
         for row in kinds["merged"]:
-            dense = row["end_to_end_speed_up_over_dense"]
+            dense, share = row["end_to_end_speed_up_over_dense"], row["merging_share"]
             table.append(
                 [
-                    MODELS[results["model"]["name"]],
+                    MODELS.get(name, name),
                     "{} x {}".format(*record["resolution"]),
                     record["batch_size"],
                     _where(results),
@@ -89,7 +97,7 @@ def _merging_table(models: Sequence[Mapping]) -> str:
                     f"{row['flop_ratio']:.2f}",
                     f"{row['speed_up']:.2f}x",
                     f"{row['efficiency']:.2f}",
-                    f"{100 * row['merging_share']:.1f} %",
+                    "-" if share is None else f"{100 * share:.1f} %",
                     "-" if dense is None else f"{dense:.2f}x",
                     "-" if off is None else f"{off:.2f}x",
                 ]
@@ -111,8 +119,13 @@ def _compiled_lines(models: Sequence[Mapping]) -> str:
         for name, row in rows.items():
             plain = rows.get(name.removesuffix(", compiled"))
             if row["compiled"] and plain is not None:
-                model, times = MODELS[results["model"]["name"]], [plain["forward_ms"], row["forward_ms"]]
-                cells = [model, record["batch_size"], plain["name"], *(f"{time:.1f}" for time in times)]
+                model, times = results["model"]["name"], [plain["forward_ms"], row["forward_ms"]]
+                cells = [
+                    MODELS.get(model, model),
+                    record["batch_size"],
+                    plain["name"],
+                    *(f"{time:.1f}" for time in times),
+                ]
                 table.append([*cells, f"{times[0] / times[1]:.2f}x as fast"])
     return markdown_table(header, table) if table else ""
 
@@ -133,8 +146,10 @@ def _heads_table(heads: Sequence[Mapping]) -> str:
 
 
 def _commands(measured: Sequence[Mapping]) -> str:
-    lines = [results["command"] for results in measured]
-    return "\n".join(["Made by", "", "```bash", *lines, "```"])
+    lines = [f"{results['command']}  # {results['file']}" for results in measured]
+    return "\n".join(
+        ["Made, with `PYTHONPATH=.` where the package is not installed, by", "", "```bash", *lines, "```"]
+    )
 
 
 def replace_section(readme: str, section: str) -> str:

@@ -11,7 +11,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_algm import AlgmConfig
-from .packed_attention import packed_attention
+from .packed_attention import packed_attention, uniform_attention
 from .token_merging import TokenPack
 
 
@@ -38,15 +38,17 @@ class LayerDimensions(NamedTuple):
 
 class SequenceBoundaries:
     """
-    Where each image lies in a pack. An object of its own rather than a tuple or a list: `torch.compile` does not look
-    into it, so that a graph is not bound to a batch size or to token counts.
+    Where each image lies in a pack. An object of its own: of a list or a tuple, `torch.compile` binds its graphs to
+    length and numbers, of an object only to what the graph reads, and none reads `lengths`.
 
     Attributes:
+        num_alike (`int`): number of images if all have equally many tokens, else 0.
         lengths (`Sequence[int]` of length `batch_size`): number of tokens of each image.
         cu_seqlens (`Tensor` of shape `(batch_size + 1,)`, int32): start of each image, and the end of the last one.
     """
 
     def __init__(self, lengths: Sequence[int], cu_seqlens: Tensor):
+        self.num_alike = len(lengths) if len(set(lengths)) == 1 else 0
         self.lengths = lengths
         self.cu_seqlens = cu_seqlens
 
@@ -107,23 +109,23 @@ class AlgmAttentionBlock(GradientCheckpointingLayer):
     def forward(self, hidden_states: Tensor, boundaries: SequenceBoundaries) -> Tensor:
         qkv = self.qkv(self.layernorm(hidden_states))
         query, key, value = qkv.view(-1, 3, self.num_attention_heads, self.head_dim).unbind(1)
-        output = self.o_proj(self._attend(query, key, value, boundaries))
-        return hidden_states + self.drop_path(self.dropout(output), boundaries.cu_seqlens)
+        dropout = self.attention_dropout if self.training else 0.0
+        implementation = self.config._attn_implementation
+        if boundaries.num_alike:
+            states = (query, key, value, boundaries.num_alike)
+            output = uniform_attention(self, *states, self.scaling, dropout, implementation)
+        else:
+            states = (query, key, value, boundaries)
+            output = _attention_of_different_lengths(self, *states, self.scaling, dropout, implementation)
+        return hidden_states + self.drop_path(self.dropout(self.o_proj(output)), boundaries.cu_seqlens)
 
-    # Which kernel runs, and how often, depends on the token counts; the graphs end here and begin again behind it.
-    @torch.compiler.disable
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, boundaries: SequenceBoundaries) -> Tensor:
-        return packed_attention(
-            self,
-            query,
-            key,
-            value,
-            boundaries.lengths,
-            boundaries.cu_seqlens,
-            scaling=self.scaling,
-            dropout=self.attention_dropout if self.training else 0.0,
-            implementation=self.config._attn_implementation,
-        )
+
+# Which kernel runs, and how often, depends on the token counts; graphs end here and begin again behind it.
+@torch.compiler.disable
+def _attention_of_different_lengths(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, boundaries: SequenceBoundaries, *settings
+) -> Tensor:
+    return packed_attention(module, query, key, value, boundaries.lengths, boundaries.cu_seqlens, *settings)
 
 
 class AlgmMlpBlock(GradientCheckpointingLayer):
