@@ -14,33 +14,84 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 RESULTS = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((ROOT / "benchmarks").glob("*.json"))]
 
 
-def numbers_in(value):
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        return [number for entry in value for number in numbers_in(entry)]
-    return [value] if isinstance(value, (int, float)) and not isinstance(value, bool) else []
+NAMES = {"ti": "ViT-Ti", "s": "ViT-S", "b": "ViT-B", "l": "ViT-L"}
+
+
+def tables():
+    """Each table of the section as a list of dictionaries from column to cell."""
+    section, found = README.split(BEGIN)[1].split(END)[0], []
+    for block in re.findall(r"(?:^\|.*\n)+", section, flags=re.MULTILINE):
+        header, _, *rows = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in block.splitlines()]
+        found.append([dict(zip(header, row, strict=True)) for row in rows])
+    return found
+
+
+def number(cell):
+    return float(re.match(r"-?[\d.]+", cell).group())
 
 
 def test_the_readme_shows_what_the_committed_results_say():
     assert replace_section(README, performance_section(ROOT / "benchmarks")) == README
 
 
-def test_every_number_of_a_measurement_in_the_readme_is_in_a_committed_result():
-    """Found without the code that wrote the section: each quoted number, rounded as quoted, is some JSON value, a
-    hundred times one (percent), or the ratio of two times (compiled rows)."""
-    section = README.split(BEGIN)[1].split(END)[0].split("```")[0]
-    values = [number for results in RESULTS for number in numbers_in(results)]
-    values += [100 * value for value in values]
+def test_the_merging_table_follows_from_the_times_flops_and_tokens_in_the_results():
+    """Every cell computed anew from what was measured, not from the ratios that the results hold as well."""
+    expected = []
     for results in RESULTS:
         for record in results.get("configurations", []):
-            times = [row["forward_ms"] for row in record["rows"]]
-            values += [slow / fast for slow in times for fast in times]
-    quoted = set(re.findall(r"\d+\.\d+", section))
-    assert len(quoted) >= 30
-    for number in quoted:
-        decimals = len(number.partition(".")[2])
-        assert any(f"{value:.{decimals}f}" == number for value in values), f"{number} is in no file under benchmarks/"
+            rows = [row for row in record["rows"] if not row["compiled"]]
+            kinds = {row["kind"]: row for row in rows}
+            # The opponent is the fastest unmerged row, compiled ones counted.
+            plain = min((r for r in record["rows"] if r["kind"] == "unmerged"), key=lambda row: row["forward_ms"])
+            for merged in (row for row in rows if row["kind"] == "merged"):
+                speed_up = plain["forward_ms"] / merged["forward_ms"]
+                flop_ratio = plain["gflops_per_image"] / merged["gflops_per_image"]
+                values = [
+                    100 * merged["tokens_mean"] / plain["tokens_mean"],
+                    flop_ratio,
+                    speed_up,
+                    speed_up / flop_ratio,
+                    100 * merged["merging_ms"] / plain["forward_ms"],
+                    kinds["dense"]["end_to_end_ms"] / merged["end_to_end_ms"] if "dense" in kinds else None,
+                    kinds["vit"]["forward_ms"] / kinds["encoder"]["forward_ms"],
+                ]
+                expected.append((NAMES[results["model"]["name"]], str(record["batch_size"]), values))
+    table = tables()[0]
+    assert len(table) == len(expected) >= 5
+    columns = ["Tokens kept", "FLOP ratio", "Speed-up", "Efficiency", "Merging itself"]
+    columns += ["End to end over interpolate + argmax", "Merging off, against ViTModel"]
+
+    def agrees(row, model, batch_size, values):
+        cells = [row[column] for column in columns]
+        numbers = [None if cell == "-" else number(cell) for cell in cells]
+        return (row["Model"], row["Batch"]) == (model, batch_size) and all(
+            shown is value is None or abs(shown - value) <= (0.501 if column == "Tokens kept" else 0.0501)
+            for shown, value, column in zip(numbers, values, columns, strict=True)
+        )
+
+    for row in table:
+        assert any(agrees(row, *entry) for entry in expected), row
+
+
+def test_the_tables_of_compiled_rows_and_heads_follow_from_the_results():
+    *_, compiled, heads = tables()
+    times = {}
+    for results in RESULTS:
+        for record in results.get("configurations", []):
+            for row in record["rows"]:
+                times.setdefault((NAMES[results["model"]["name"]], row["name"]), []).append(row["forward_ms"])
+    for row in compiled:
+        before, after = number(row["Uncompiled ms"]), number(row["Compiled ms"])
+        assert any(abs(value - before) <= 0.051 for value in times[row["Model"], row["Row"]])
+        assert any(abs(value - after) <= 0.051 for value in times[row["Model"], f"{row['Row']}, compiled"])
+        assert number(row["Compiled is"]) == pytest.approx(before / after, abs=0.006)
+    (measured,) = [results for results in RESULTS if "label_maps" in results]
+    known = {**measured["label_maps"], "loss": measured["loss"]}
+    assert len(heads) == len(known)
+    for row, entry in zip(heads, known.values(), strict=True):
+        assert number(row["Speed-up"]) == pytest.approx(entry["plain_ms"] / entry["ours_ms"], abs=0.051)
+        for column, field in (("Plain ms", "plain_ms"), ("Ours ms", "ours_ms"), ("Plain peak MiB", "plain_peak_mib")):
+            assert number(row[column]) == pytest.approx(entry[field], abs=0.51)
 
 
 def test_a_quoted_number_that_was_changed_by_hand_is_found():
@@ -54,6 +105,7 @@ def test_results_were_measured_on_a_committed_state_and_are_complete():
         assert results["environment"]["commit"], results["command"]
         assert results["environment"]["uncommitted_changes"] in (False, None), results["command"]
         assert results.get("complete", True), results["command"]
+        assert all(row["equal"] for row in results.get("label_maps", {}).values())
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
