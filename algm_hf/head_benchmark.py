@@ -52,6 +52,7 @@ class HeadBenchmarkArguments:
 
     @property
     def side(self) -> int:
+        """Side of the label maps in pixels."""
         return self.grid * self.patch_size
 
 

@@ -28,6 +28,7 @@ from .packed_attention import packed_attention  # noqa: F401
 from .segmentation_decoders import AlgmLinearDecoder, AlgmMaskTransformerDecoder
 from .segmentation_loss import check_labels, segmentation_loss, upsample_logits
 from .sliding_window import averaged_bands, window_starts
+from .tensor_batches import stack_images, to_batch, to_grids
 from .token_merging import (
     TokenPack,
     cumulated_lengths,
@@ -201,7 +202,7 @@ class AlgmPreTrainedModel(PreTrainedModel):
                 raise ValueError(
                     f"image_sizes={image_sizes!r} with a list of images: expected None, the images have their sizes"
                 )
-            pixel_values, image_sizes = _stack_images(pixel_values)
+            pixel_values, image_sizes = stack_images(pixel_values)
         shape = tuple(pixel_values.shape)
         if len(shape) != 4 or shape[0] == 0 or shape[1] != config.num_channels:
             raise ValueError(
@@ -325,12 +326,12 @@ class AlgmModel(AlgmPreTrainedModel):
     def _restore(self, pack: TokenPack, grid_sizes: GridSizes) -> Tensor:
         """The features of all positions, `(batch_size, num_special_tokens + num_patches, hidden_size)`."""
         lengths = full_lengths(grid_sizes, self.config.num_special_tokens)
-        return _to_batch(restore_tokens(pack.hidden_states, pack.token_index), lengths)
+        return to_batch(restore_tokens(pack.hidden_states, pack.token_index), lengths)
 
     def _patch_to_token(self, pack: TokenPack, grid_sizes: GridSizes) -> Tensor:
         """Index of each patch's token in its own image's sequence, `(batch_size, num_patches)`."""
         num_special_tokens = self.config.num_special_tokens
-        index = _to_batch(pack.token_index, full_lengths(grid_sizes, num_special_tokens), padding_value=-1)
+        index = to_batch(pack.token_index, full_lengths(grid_sizes, num_special_tokens), padding_value=-1)
         starts = cumulated_lengths(torch.tensor(pack.lengths, device=index.device))[:-1, None]
         return torch.where(index < 0, index, index - starts)[:, num_special_tokens:].contiguous()
 
@@ -467,7 +468,7 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
         logits = self.decode_head(patches)
         logits = restore_tokens(logits, patches.token_index.to(logits.device))
         return AlgmSemanticSegmenterOutput(
-            logits=_to_grids(logits, grid_sizes),
+            logits=to_grids(logits, grid_sizes),
             hidden_states=encoded.hidden_states,
             token_counts=encoded.token_counts,
             patch_to_token=encoded.patch_to_token,
@@ -552,43 +553,6 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
             )
         if labels.device.type == "cpu":
             check_labels(labels, self.config.num_labels, self.config.semantic_loss_ignore_index)
-
-
-def _stack_images(images: Sequence) -> tuple[Tensor, Tensor | None]:
-    """One zero-padded tensor of a (nested) list of images, and their sizes `(batch_size, 2)` if they differ."""
-    flat = list(images)
-    while any(isinstance(image, (list, tuple)) for image in flat):
-        flat = [image for entry in flat for image in (entry if isinstance(entry, (list, tuple)) else [entry])]
-    if not all(isinstance(image, Tensor) for image in flat):
-        raise ValueError(f"pixel_values holds {[type(image).__name__ for image in flat]}: expected tensors only")
-    shapes = [tuple(image.shape) for image in flat]
-    if not flat or any(len(shape) != 3 or shape[0] != shapes[0][0] for shape in shapes):
-        raise ValueError(
-            f"pixel_values holds tensors of the shapes {shapes}: expected (num_channels, height, width) for each"
-        )
-    height, width = (max(shape[axis] for shape in shapes) for axis in (1, 2))
-    padded = [nn.functional.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in flat]
-    sizes = None if len(set(shapes)) == 1 else torch.tensor([shape[1:] for shape in shapes])
-    return torch.stack(padded), sizes
-
-
-def _to_batch(packed: Tensor, lengths: Sequence[int], padding_value: float = 0.0) -> Tensor:
-    """`(sum(lengths), ...)` to `(batch_size, max(lengths), ...)`, padded at the end where lengths differ."""
-    if len(set(lengths)) == 1:
-        return packed.unflatten(0, (len(lengths), lengths[0]))
-    return nn.utils.rnn.pad_sequence(packed.split(list(lengths)), batch_first=True, padding_value=padding_value)
-
-
-def _to_grids(packed: Tensor, grid_sizes: GridSizes) -> Tensor:
-    """`(total_patches, num_labels)` to `(batch_size, num_labels, grid_height, grid_width)`, zero-padded."""
-    if len(set(grid_sizes)) == 1:
-        return packed.view(len(grid_sizes), *grid_sizes[0], -1).permute(0, 3, 1, 2).contiguous()
-    height, width = (max(sides) for sides in zip(*grid_sizes, strict=True))
-    grids = []
-    for patches, (rows, columns) in zip(packed.split([h * w for h, w in grid_sizes]), grid_sizes, strict=True):
-        grid = patches.view(rows, columns, -1).permute(2, 0, 1)
-        grids.append(nn.functional.pad(grid, (0, width - columns, 0, height - rows)))
-    return torch.stack(grids)
 
 
 __all__ = [

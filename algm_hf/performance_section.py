@@ -33,13 +33,13 @@ def performance_section(folder: str | Path) -> str:
     models, heads = [], []
     for path in sorted(Path(folder).glob("*.json")):
         results = json.loads(path.read_text(encoding="utf-8"))
-        results["file"] = path.name
         if "configurations" in results:
             models.append(results)
         elif "label_maps" in results:
             heads.append(results)
         else:
             raise ValueError(f"{path} has the keys {sorted(results)}: expected a result of one of the benchmarks.")
+        results["file"] = path.name
     if not models or not heads:
         raise ValueError(f"{folder} has {len(models)} and {len(heads)} results: expected at least one of each script.")
     known = list(MODELS)

@@ -242,7 +242,8 @@ def test_wanted_ratios_are_reached_by_every_measured_row(bench):
         speed_up = plain["forward_ms"] / entry["forward_ms"]
         saved = plain["gflops_per_image"] / entry["gflops_per_image"]
         assert entry["efficiency"] == pytest.approx(speed_up / saved)
-    assert {entry["peak_memory_bytes"] for entry in record["rows"]} == {None}  # nobody can know it on a CPU
+    if sys.platform.startswith("linux"):
+        assert all(entry["peak_memory_bytes"] >= 4 * entry["parameters"] for entry in record["rows"])
     assert bench.model.config.use_token_merging is True
 
 
