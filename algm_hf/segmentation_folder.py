@@ -17,18 +17,11 @@ from collections.abc import Collection
 from pathlib import Path
 
 import datasets
-import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
-
-IGNORE_INDEX = 255
-LABEL_MODES = ("1", "L", "P", "I", "I;16")
-VALIDATION_NAMES = ("validation", "val")
-
-
-def _shorten(names: Collection[str], most: int = 5) -> str:
-    names = sorted(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+from .dataset_checks import check_rows, problem_report
+from .dataset_layouts import VALIDATION_NAMES, Listing, list_folder
+from .segmentation_rows import IGNORE_INDEX, LabelMapping, RowReader
 
 
 def read_classes(path: Path) -> dict[int, str]:
@@ -57,94 +50,27 @@ def read_classes(path: Path) -> dict[int, str]:
     return dict(enumerate(names))
 
 
-def _files_by_stem(folder: Path) -> dict[str, Path]:
-    """The image files of a folder by their name without extension; hidden files and other formats are passed over."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder} does not exist, expected a folder of images.")
-    formats = Image.registered_extensions()
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.is_file() or path.suffix.lower() not in formats:
-            continue
-        if path.stem in files:
-            raise ValueError(f"{path} and {files[path.stem].name} have the same stem, expected one file per stem.")
-        files[path.stem] = path
-    return files
-
-
-def _pair(images: Path, annotations: Path) -> list[tuple[Path, Path]]:
-    """Pairs the files of two folders by stem."""
-    by_stem, label_by_stem = _files_by_stem(images), _files_by_stem(annotations)
-    if not by_stem and not label_by_stem:
-        raise ValueError(f"{images} holds no images, expected at least one.")
-    for present, absent, there, lacking in (
-        (by_stem, label_by_stem, images, annotations),
-        (label_by_stem, by_stem, annotations, images),
-    ):
-        alone = [present[stem].name for stem in present if stem not in absent]
-        if alone:
-            raise ValueError(
-                f"{len(alone)} of the {len(present)} files in {there} have no partner of the same stem in {lacking} "
-                f"({len(absent)} files): {_shorten(alone)}."
-            )
-    return [(by_stem[stem], label_by_stem[stem]) for stem in sorted(by_stem)]
-
-
-def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height after the rotation that the EXIF tag asks for (`datasets` applies it when it decodes)."""
-    sideways = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    return (image.height, image.width) if sideways else image.size
-
-
-def _read_labels(path: Path, num_labels: int, ignore_labels: Collection[int]) -> np.ndarray:
-    """Reads a label map, maps `ignore_labels` to 255 and refuses every other value outside the classes."""
-    with Image.open(path) as label_map:
-        if label_map.mode not in LABEL_MODES:
-            raise ValueError(f"{path} is an image of mode {label_map.mode}, expected one channel of class numbers.")
-        labels = np.asarray(label_map).astype(np.int64)
-    labels[np.isin(labels, list(ignore_labels))] = IGNORE_INDEX
-    outside = np.unique(labels[((labels < 0) | (labels >= num_labels)) & (labels != IGNORE_INDEX)])
-    if outside.size:
-        listed = " ".join(str(value) for value in outside[:8])
-        raise ValueError(
-            f"{path} holds the label(s) {listed}, expected 0 to {num_labels - 1} (classes.txt names {num_labels} "
-            f"classes) or {IGNORE_INDEX}. If they mean 'unlabelled', pass them as ignore_labels "
-            f"(--ignore_labels {listed})."
-        )
-    return labels.astype(np.uint8)
-
-
-def _check_pair(image_path: Path, label_path: Path, num_labels: int, ignore_labels: Collection[int]) -> np.ndarray:
-    """Opens both files of a pair, compares their sizes and returns the label map `(height, width)`, uint8."""
-    try:
-        with Image.open(image_path) as image, Image.open(label_path) as label_map:
-            size, label_size = _upright_size(image), _upright_size(label_map)
-    except OSError as error:
-        raise ValueError(f"{image_path} or {label_path.name} cannot be read as an image: {error}.") from error
-    if size != label_size:
-        raise ValueError(
-            f"{label_path} is {label_size[0]} x {label_size[1]} pixels (width x height), expected the "
-            f"{size[0]} x {size[1]} of {image_path}."
-        )
-    try:
-        return _read_labels(label_path, num_labels, ignore_labels)
-    except OSError as error:
-        raise ValueError(f"{label_path} cannot be read as an image: {error}.") from error
-
-
-def _png(labels: np.ndarray) -> dict:
+def _png(labels: Image.Image) -> dict:
     buffer = io.BytesIO()
-    Image.fromarray(labels).save(buffer, format="PNG")
+    labels.save(buffer, format="PNG")
     return {"bytes": buffer.getvalue(), "path": None}
 
 
-def _load_split(pairs: list[tuple[Path, Path]], num_labels: int, ignore_labels: Collection[int]) -> datasets.Dataset:
-    annotations: list = []
-    for image_path, label_path in pairs:
-        labels = _check_pair(image_path, label_path, num_labels, ignore_labels)
-        annotations.append(_png(labels) if ignore_labels else str(label_path))
+def _load_split(listing: Listing, where: str, mapping: LabelMapping, in_memory: bool) -> datasets.Dataset:
+    """Reads every file of a split once; the label maps are kept, as PNG with final labels, if asked for."""
+    stored = [{"image": str(image), "annotation": str(label), "name": name} for name, image, label in listing.pairs]
+    reader = RowReader(mapping)
+    bad, _ = check_rows(stored, reader, where)
+    problems = [*listing.problems, *bad.values()]
+    if problems:
+        total = len(stored) + len(listing.problems)
+        raise ValueError(problem_report(problems, total, where, mapping, skippable=False))
+    labels = [_png(reader.read({"annotation": row["annotation"]})["annotation"]) for row in stored if in_memory]
+    columns = {
+        "image": [row["image"] for row in stored],
+        "annotation": labels if in_memory else [row["annotation"] for row in stored],
+    }
     features = datasets.Features({"image": datasets.Image(), "annotation": datasets.Image()})
-    columns = {"image": [str(image_path) for image_path, _ in pairs], "annotation": annotations}
     return datasets.Dataset.from_dict(columns, features=features)
 
 
@@ -187,8 +113,9 @@ def load_segmentation_folder(
         name = "validation" if split in VALIDATION_NAMES else split
         if name in loaded:
             raise ValueError(f"{images} holds both {' and '.join(VALIDATION_NAMES)}, expected one of them.")
-        pairs = _pair(images / split, annotations / split)
-        loaded[name] = _load_split(pairs, len(id2label), ignore_labels)
+        mapping = LabelMapping(range(len(id2label)), ignore_labels)
+        listing = list_folder(path, split)
+        loaded[name] = _load_split(listing, f"split {split} of {path}", mapping, in_memory=bool(ignore_labels))
     return loaded, id2label
 
 

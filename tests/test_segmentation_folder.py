@@ -54,7 +54,10 @@ def test_ignored_labels_become_255_and_only_those(folder):
 
 def test_labels_outside_the_classes_are_refused_with_the_way_out(folder):
     save_labels(folder / "annotations/train/a.png", [[0, 1, 2, 3, 255, 7]] * 4)
-    with pytest.raises(ValueError, match=r"a\.png holds the label\(s\) 3 7, expected 0 to 2 .*--ignore_labels 3 7"):
+    with pytest.raises(
+        ValueError,
+        match=r"a\.png holds the label\(s\) 3 7 in 4 4 pixels, expected 0 to 2 [\s\S]*--ignore_labels 3 7\)",
+    ):
         load_segmentation_folder(folder)
 
 
@@ -79,9 +82,12 @@ def test_coloured_label_maps_are_refused(folder):
     [
         (
             "annotations/train/a.png",
-            r"1 of the 2 files in .*images/train have no partner .*annotations/train.*: a\.jpg",
+            r"1 of 2 samples .*train.* 1 without partner\.\n- .*images/train/a\.jpg has no partner .*annotations",
         ),
-        ("images/train/a.jpg", r"1 of the 2 files in .*annotations/train have no partner .*images/train.*: a\.png"),
+        (
+            "images/train/a.jpg",
+            r"1 of 2 samples .*train.* 1 without partner\.\n- .*annotations/train/a\.png has no partner .*images",
+        ),
         ("classes.txt", r"classes\.txt does not exist"),
     ],
 )
