@@ -1,18 +1,30 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What `transformers.Trainer` needs around a segmentation model: a transform, a collator and a clock."""
+"""What a training of a segmentation model needs around the model: transform, collators, clocks, checkpoints."""
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import shutil
+import signal
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from transformers import TrainerCallback
 
+from .segmentation_inference import unwrapped
 from .segmentation_loss import check_labels
+
+
+STATE_NAME = "trainer_state.json"  # the last file of a checkpoint to be written
 
 
 class SegmentationTrainingTransform:
@@ -99,4 +111,249 @@ class TimeLimitCallback(TrainerCallback):
             self.reached = control.should_training_stop = True
 
 
-__all__ = ["SegmentationCollator", "SegmentationTrainingTransform", "TimeLimitCallback"]
+class TrainingAndEvaluationCollator:
+    """One collator for both: augmented rows become tensors, rows to evaluate stay pictures of their own size.
+
+    Args:
+        num_labels, ignore_index: See [`SegmentationCollator`].
+    """
+
+    def __init__(self, num_labels: int, ignore_index: int = 255):
+        self.stack = SegmentationCollator(num_labels, ignore_index)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """`pixel_values` `(batch_size, 3, height, width)` and `labels` `(batch_size, height, width)`; or the lists
+        `image` and `annotation` and the tensor `index` `(batch_size,)`."""
+        if "pixel_values" in rows[0]:
+            return self.stack(rows)
+        batch: dict[str, Any] = {name: [row[name] for row in rows] for name in ("image", "annotation")}
+        return {**batch, "index": torch.tensor([row["index"] for row in rows])}
+
+
+class NumberedRows(torch.utils.data.Dataset):
+    """Rows to evaluate, each with its place as `index`, by which a row that is read twice is counted once.
+
+    Args:
+        rows (`Sequence`): Rows `{"image", "annotation"}`.
+    """
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.rows[index]
+        return {"image": row["image"], "annotation": row["annotation"], "index": index}
+
+
+class NumberedStream(torch.utils.data.IterableDataset):
+    """[`NumberedRows`] of a stream; to be read without worker processes, which would number their own parts.
+
+    Args:
+        rows (`Iterable`): Rows `{"image", "annotation"}`.
+    """
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __iter__(self):
+        for index, row in enumerate(self.rows):
+            yield {"image": row["image"], "annotation": row["annotation"], "index": index}
+
+
+def numbered(rows) -> NumberedRows | NumberedStream:
+    """Rows with their numbers, whichever kind they are."""
+    return NumberedRows(rows) if hasattr(rows, "__len__") else NumberedStream(rows)
+
+
+class TokenMeter:
+    """Which share of the tokens the forward passes of a training keep. It adds up Python integers that every forward
+    pass has anyway, so it costs nothing.
+
+    Args:
+        model ([`AlgmForSemanticSegmentation`]): Watched from now on, in training mode only.
+    """
+
+    def __init__(self, model: nn.Module):
+        self._kept = self._unmerged = 0
+        self._layers = list(unwrapped(model).algm.layers)
+        for layer in self._layers:
+            layer.register_forward_hook(self._count)
+
+    def _count(self, layer: nn.Module, inputs: tuple, output) -> None:
+        if not layer.training:
+            return
+        self._kept += sum(output.lengths)
+        if layer is self._layers[0]:
+            self._unmerged += sum(inputs[0].lengths) * len(self._layers)
+
+    def pop(self) -> float | None:
+        """Percent of the tokens kept since the last call, mean over layers and images, special tokens counted; `None`
+        without a forward pass."""
+        percent = 100 * self._kept / self._unmerged if self._unmerged else None
+        self._kept = self._unmerged = 0
+        return percent
+
+
+class TrainingClock:
+    """Times the parts of training steps: waiting for data, and computing. Evaluation and saving are not part of it."""
+
+    def __init__(self):
+        self._window = {"images": 0, "data": 0.0, "step": 0.0}
+        self._total = dict(self._window)
+
+    def add(self, images: int = 0, data: float = 0.0, step: float = 0.0) -> None:
+        """Adds images of this process, and seconds spent waiting for data and computing."""
+        for name, value in (("images", images), ("data", data), ("step", step)):
+            self._window[name] += value
+            self._total[name] += value
+
+    def pop(self, num_processes: int = 1) -> dict[str, float]:
+        """Throughput since the last call: `images_per_second` of all processes and `data_wait_percent`."""
+        speed = self._speed(self._window, num_processes)
+        self._window = {"images": 0, "data": 0.0, "step": 0.0}
+        speed.pop("step_images_per_second", None)
+        return speed
+
+    def total(self, num_processes: int = 1) -> dict[str, float]:
+        """The same for the whole training, and `step_images_per_second`, the speed if data were always there."""
+        return self._speed(self._total, num_processes)
+
+    @staticmethod
+    def _speed(parts: Mapping[str, float], num_processes: int) -> dict[str, float]:
+        seconds, images = parts["data"] + parts["step"], parts["images"] * num_processes
+        if not images or not parts["step"]:
+            return {}
+        return {
+            "images_per_second": round(images / seconds, 3),
+            "step_images_per_second": round(images / parts["step"], 3),
+            "data_wait_percent": round(100 * parts["data"] / seconds, 2),
+        }
+
+
+class StopRequest:
+    """Turns Ctrl-C (SIGINT) and SIGTERM, which clusters send before they take a machine, into a request that a
+    training meets after the step it is in, so that what it saves is whole. A second signal interrupts at once.
+
+    Use it as a context manager around the training, in the main thread.
+
+    Attributes:
+        signal (`int`, *optional*): The signal that came.
+    """
+
+    def __init__(self):
+        self.signal: int | None = None
+        self._before: dict[int, Any] = {}
+        self._process = os.getpid()
+
+    def __enter__(self) -> StopRequest:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *error) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame) -> None:
+        if os.getpid() != self._process:
+            return  # a worker process that reads data: the main process decides
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def reached(self, accelerator) -> bool:
+        """Whether to stop now: the same answer in every process, as soon as one was asked to."""
+        if accelerator.num_processes > 1:
+            if self.signal is not None:
+                accelerator.set_trigger()
+            if accelerator.check_trigger():
+                self.signal = self.signal or signal.SIGINT
+        return self.signal is not None
+
+
+def checkpoints(output_dir: str | Path, num_processes: int = 1) -> tuple[list[Path], list[Path]]:
+    """The folders `checkpoint-<step>` in a folder, by their step.
+
+    Args:
+        output_dir (`str` or `Path`): Where a training writes.
+        num_processes (`int`, *optional*, defaults to 1): Processes of the training; each saves its random state.
+
+    Returns:
+        `tuple[list[Path], list[Path]]`: those that are complete, and those that a killed training left unfinished.
+    """
+    folders = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"\d+", path.name[11:])]
+    complete, unfinished = [], []
+    for folder in sorted(folders, key=lambda path: int(path.name[11:])):
+        try:
+            json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
+            states = len(list(folder.glob("rng_state*.pth"))) + len(list(folder.glob("random_states_*.pkl")))
+            (complete if states >= num_processes else unfinished).append(folder)
+        except (OSError, ValueError):
+            unfinished.append(folder)
+    return complete, unfinished
+
+
+def checkpoint_to_resume(requested: str | None, output_dir: str | Path, num_processes: int = 1) -> str | None:
+    """The checkpoint that `--resume_from_checkpoint` means.
+
+    Args:
+        requested (`str`, *optional*): A folder; `"last"` or `"true"`; `"auto"`; `None` or `"false"` to begin anew.
+        output_dir, num_processes: See [`checkpoints`].
+
+    Returns:
+        `str` or `None`: The folder, or `None` to begin anew.
+
+    Raises:
+        `ValueError`: If there is no such complete checkpoint, or a new training would mix with an old one.
+    """
+    complete, unfinished = checkpoints(output_dir, num_processes)
+    choice = (requested or "false").lower()
+    if choice == "false":
+        if complete or unfinished:
+            raise ValueError(
+                f"--output_dir {output_dir} already holds {(complete + unfinished)[-1].name}, expected a folder "
+                "without checkpoints; go on with that training with --resume_from_checkpoint last."
+            )
+        return None
+    if choice in ("last", "true", "auto"):
+        if not complete and choice != "auto":
+            raise ValueError(
+                f"--resume_from_checkpoint {requested}: {output_dir} holds no complete checkpoint, expected at least "
+                "one (auto begins anew where there is none)."
+            )
+        return str(complete[-1]) if complete else None
+    folder = Path(requested)
+    if folder not in checkpoints(folder.parent, num_processes)[0]:
+        raise ValueError(f"--resume_from_checkpoint {requested} is no complete checkpoint, expected such a folder.")
+    return requested
+
+
+def remove_old_checkpoints(output_dir: str | Path, limit: int | None, best: str | Path | None = None) -> None:
+    """Keeps the last `limit` checkpoints (all, if `None`), and the best one in any case."""
+    complete, _ = checkpoints(output_dir)
+    if not limit:
+        return
+    kept = {folder.resolve() for folder in complete[-1:]} | ({Path(best).resolve()} if best else set())
+    removable = [folder for folder in complete if folder.resolve() not in kept]
+    for folder in removable[: max(0, len(complete) - max(limit, len(kept)))]:
+        shutil.rmtree(folder)
+
+
+__all__ = [
+    "NumberedRows",
+    "NumberedStream",
+    "SegmentationCollator",
+    "SegmentationTrainingTransform",
+    "StopRequest",
+    "TimeLimitCallback",
+    "TokenMeter",
+    "TrainingAndEvaluationCollator",
+    "TrainingClock",
+    "checkpoint_to_resume",
+    "checkpoints",
+    "numbered",
+    "remove_old_checkpoints",
+]

@@ -1,0 +1,338 @@
+# Copyright 2026 The algm-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a training is told: arguments with their help, read from a YAML or JSON file and the command line.
+
+The defaults are the recipe of the paper (ALGM, CVPR 2024, section 4.1): SGD with momentum 0.9 and no weight decay,
+polynomial decay of the learning rate with power 0.9 down to 1e-5, drop path 0.1 in the encoder and dropout 0.1 in the
+mask transformer, and the augmentation of Segmenter (ICCV 2021).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+
+CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
+SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
+MIN_LEARNING_RATE, POLYNOMIAL_POWER = 1e-5, 0.9
+
+
+@dataclass
+class ModelArguments:
+    """The model to start from and what to change about it. Fields left unset keep the values of `init_from`."""
+
+    init_from: str = field(
+        default="scratch:s",
+        metadata={
+            "help": "Initial weights. scratch:ti, scratch:s, scratch:b, scratch:l (the paper's ViTs) or "
+            "scratch:custom (shape from the fields below) for random ones; or a folder or Hub id of an ALGM model, a "
+            "checkpoint.pth in the Segmenter / ALGM release format, or a folder or Hub id of a ViT (transformers or "
+            "timm)."
+        },
+    )
+    init_revision: str | None = field(default=None, metadata={"help": "Commit or branch of the Hub id in init_from."})
+    hidden_size: int | None = field(default=None, metadata={"help": "Channels of a token."})
+    num_hidden_layers: int | None = field(default=None, metadata={"help": "Encoder layers."})
+    num_attention_heads: int | None = field(default=None, metadata={"help": "Heads of an encoder layer."})
+    intermediate_size: int | None = field(
+        default=None, metadata={"help": "Channels inside the MLPs; from scratch, four times hidden_size."}
+    )
+    patch_size: int | None = field(default=None, metadata={"help": "Side of a patch in pixels."})
+    num_register_tokens: int | None = field(default=None, metadata={"help": "Register tokens."})
+    layer_norm_eps: float | None = field(default=None, metadata={"help": "Epsilon of every LayerNorm."})
+    initializer_range: float | None = field(default=None, metadata={"help": "Standard deviation of random weights."})
+    hidden_dropout_prob: float | None = field(default=None, metadata={"help": "Dropout of the encoder."})
+    attention_probs_dropout_prob: float | None = field(
+        default=None, metadata={"help": "Dropout on the attention weights of the encoder."}
+    )
+    drop_path_rate: float = field(
+        default=0.1, metadata={"help": "Stochastic depth of the last encoder layer, rising linearly from 0."}
+    )
+    decoder_type: str | None = field(default=None, metadata={"help": "mask_transformer or linear."})
+    decoder_num_hidden_layers: int | None = field(default=None, metadata={"help": "Layers of the mask transformer."})
+    decoder_hidden_size: int | None = field(default=None, metadata={"help": "Channels of the mask transformer."})
+    decoder_num_attention_heads: int | None = field(default=None, metadata={"help": "Heads of the mask transformer."})
+    decoder_intermediate_size: int | None = field(
+        default=None, metadata={"help": "Channels inside the MLPs of the mask transformer."}
+    )
+    decoder_dropout_prob: float = field(default=0.1, metadata={"help": "Dropout of the mask transformer."})
+    use_token_merging: bool | None = field(
+        default=None, metadata={"help": "Merge tokens at all; saved with the model. false is the plain ViT."}
+    )
+    train_with_merging: bool = field(
+        default=True,
+        metadata={
+            "help": "Merge tokens in training steps, too. With false, steps run the plain ViT, while evaluation and "
+            "the saved model merge as configured."
+        },
+    )
+    local_merge_layer: int | None = field(
+        default=None, metadata={"help": "Layer of the local merge, counted from 1; 0 switches it off."}
+    )
+    global_merge_layer: int | None = field(
+        default=None, metadata={"help": "Layer of the global merge, counted from 1; 0 switches it off."}
+    )
+    merge_threshold: float | None = field(
+        default=None, metadata={"help": "Threshold tau, -1 to 1; lower merges more."}
+    )
+    merge_window_size: int | None = field(default=None, metadata={"help": "Side of a local window in patches."})
+    inference_mode: str | None = field(
+        default=None, metadata={"help": "whole or slide: how images are evaluated; saved with the model."}
+    )
+    window_size: int | None = field(default=None, metadata={"help": "Side of a sliding window in pixels."})
+    window_stride: int | None = field(default=None, metadata={"help": "Distance between sliding windows in pixels."})
+    window_batch_size: int | None = field(default=None, metadata={"help": "Sliding windows that run at once."})
+    eval_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Shorter side in pixels of evaluated images; saved with the processor. Without it window_size, or "
+            "else the shorter side of crop_size."
+        },
+    )
+    class_weights: str | None = field(
+        default=None, metadata={"help": "Weight of each class in the loss, a JSON list such as [1, 1, 0.5]."}
+    )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "sdpa, eager or flash_attention_2; without it transformers' choice."}
+    )
+
+
+@dataclass
+class AugmentationArguments:
+    """How training images are changed at random (Segmenter, ICCV 2021; ALGM, CVPR 2024, section 4.1)."""
+
+    crop_size: list[int] = field(
+        default_factory=lambda: [512], metadata={"help": "Side, or height and width, of a training crop in pixels."}
+    )
+    base_size: int | None = field(
+        default=None,
+        metadata={"help": "Shorter side in pixels that the random ratio multiplies; without it the image's own."},
+    )
+    ratio_range: list[float] = field(
+        default_factory=lambda: [0.5, 2.0], metadata={"help": "Smallest and largest random ratio."}
+    )
+    max_category_ratio: float = field(
+        default=0.75, metadata={"help": "Largest share of a crop that one class may fill, 0 to 1."}
+    )
+    flip_prob: float = field(default=0.5, metadata={"help": "Share of images mirrored left to right."})
+    photometric_distortion: bool = field(
+        default=True, metadata={"help": "Change brightness, contrast, saturation and hue at random."}
+    )
+
+    def __post_init__(self):
+        if len(self.crop_size) not in (1, 2) or min(self.crop_size) < 1:
+            raise ValueError(f"--crop_size is {self.crop_size}, expected one side or height and width, at least 1.")
+        if len(self.ratio_range) != 2 or not 0 < self.ratio_range[0] <= self.ratio_range[1]:
+            raise ValueError(f"--ratio_range is {self.ratio_range}, expected two rising numbers above 0.")
+        if self.base_size is not None and self.base_size < 1:
+            raise ValueError(f"--base_size is {self.base_size}, expected at least 1.")
+        for name, low in (("max_category_ratio", "above 0, up to"), ("flip_prob", "from 0 to")):
+            value = getattr(self, name)
+            if not 0 <= value <= 1 or (value == 0 and low.startswith("above")):
+                raise ValueError(f"--{name} is {value}, expected a number {low} 1.")
+
+    @property
+    def crop(self) -> tuple[int, int]:
+        """Height and width of a training crop in pixels."""
+        return self.crop_size[0], self.crop_size[-1]
+
+
+@dataclass
+class SegmentationTrainingArguments(TrainingArguments):
+    """
+    transformers' [`TrainingArguments`] with the defaults of the paper's recipe and one field more.
+
+    Args:
+        layer_decay (`float`, *optional*): In (0, 1]: each layer below the decoder learns at this multiple of the rate
+            of the layer above it; with `--optim adamw_torch`.
+    """
+
+    output_dir: str = field(
+        default="outputs/train", metadata={"help": "Folder for the model, checkpoints, arguments and results."}
+    )
+    optim: str = field(default="sgd", metadata={"help": "sgd (the paper), adamw_torch or any of transformers'."})
+    optim_args: str | None = field(
+        default=None, metadata={"help": "Arguments of the optimizer; for sgd, without them, momentum=0.9."}
+    )
+    learning_rate: float = field(default=1e-3, metadata={"help": "Highest learning rate."})
+    weight_decay: float = field(default=0.0, metadata={"help": "Of all but biases, norms and embeddings."})
+    layer_decay: float | None = field(
+        default=None, metadata={"help": "Layer-wise learning-rate decay in (0, 1], such as 0.75 with adamw_torch."}
+    )
+    lr_scheduler_type: str = field(default="polynomial", metadata={"help": "Decay of the learning rate, every step."})
+    lr_scheduler_kwargs: dict | str | None = field(
+        default=None,
+        metadata={"help": 'JSON; for polynomial, without it, {"lr_end": 1e-5, "power": 0.9}.'},
+    )
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Clip the gradient to this norm; 0 does not clip."})
+    num_train_epochs: float = field(default=64.0, metadata={"help": "Passes over the training images."})
+    logging_steps: float = field(default=50, metadata={"help": "Steps between two logs."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
+    save_total_limit: int | None = field(
+        default=2, metadata={"help": "Checkpoints to keep besides the best and the last one."}
+    )
+    metric_for_best_model: str | None = field(
+        default="eval_mean_iou", metadata={"help": "What decides which checkpoint is the best."}
+    )
+    report_to: str | None = field(
+        default="none", metadata={"help": "none, tensorboard, trackio, wandb, ...; several separated by commas."}
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={
+            "help": "A checkpoint folder; last (or true) for the last complete one in output_dir; auto for the last "
+            "one if there is one."
+        },
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Has to stay false."})
+    batch_eval_metrics: bool = field(default=True, metadata={"help": "Has to stay true."})
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
+
+    def __post_init__(self):
+        self._check_supported()
+        if self.optim == "sgd" and self.optim_args is None:
+            self.optim_args = "momentum=0.9"
+        if self.lr_scheduler_type == "polynomial" and self.lr_scheduler_kwargs is None:
+            lr_end = min(MIN_LEARNING_RATE, self.learning_rate * (1 - 1e-6))  # has to lie below the start
+            self.lr_scheduler_kwargs = {"lr_end": lr_end, "power": POLYNOMIAL_POWER}
+        if isinstance(self.report_to, str) and "," in self.report_to:
+            self.report_to = self.report_to.split(",")
+        if self.data_seed is None:
+            self.data_seed = self.seed  # the order of the images depends on nothing else
+        if not hasattr(self, "activation_checkpointing_kwargs") and self.gradient_checkpointing_kwargs is None:
+            self.gradient_checkpointing_kwargs = {"use_reentrant": False}  # as newer transformers do by themselves
+        self.dataloader_pin_memory &= torch.accelerator.is_available()
+        super().__post_init__()
+        if self.accelerator_config.dispatch_batches is None:
+            self.accelerator_config.dispatch_batches = False  # every process reads and augments its own images
+
+    def _check_supported(self) -> None:
+        """Refuses what these trainings cannot do, so that nothing is accepted and then ignored."""
+        fixed = {"remove_unused_columns": False, "batch_eval_metrics": True, "label_smoothing_factor": 0.0}
+        for name, value in fixed.items():
+            if getattr(self, name) != value:
+                raise ValueError(f"--{name} is {getattr(self, name)}, expected {value}: nothing else is supported.")
+        metric = (self.metric_for_best_model or SCORES[0]).removeprefix("eval_")
+        if metric not in SCORES:
+            raise ValueError(f"--metric_for_best_model is {metric}, expected one of {', '.join(SCORES)}.")
+        if not self.learning_rate > 0:
+            raise ValueError(f"--learning_rate is {self.learning_rate}, expected more than 0.")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(f"--layer_decay is {self.layer_decay}, expected a number above 0 and up to 1.")
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} is {getattr(self, name)}, expected at least 1.")
+        if self.max_steps <= 0 and self.num_train_epochs <= 0:
+            raise ValueError(f"--num_train_epochs is {self.num_train_epochs}, expected more than 0.")
+        if self.push_to_hub and self.hub_model_id is not None and "." in self.hub_model_id:
+            # transformers turns the repository name into the name of a Python module.
+            raise ValueError(f"--hub_model_id {self.hub_model_id} holds a dot, expected a name without dots.")
+
+
+class OneLineParser(HfArgumentParser):
+    """[`HfArgumentParser`] that raises a `ValueError` where argparse prints its whole usage and exits."""
+
+    def error(self, message: str) -> None:
+        raise ValueError(message)
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Reads the arguments in a YAML or JSON file.
+
+    Args:
+        path (`str` or `Path`): A file that ends in `.yaml`, `.yml` or `.json` and holds one mapping.
+
+    Returns:
+        `dict[str, Any]`: argument names to values as they stand there.
+
+    Raises:
+        `ValueError`: If the file is missing, no YAML or JSON, or holds something else than a mapping.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        config = json.loads(text) if str(path).endswith(".json") else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read as YAML or JSON: {error}.") from error
+    if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
+        raise ValueError(f"{path} holds {type(config).__name__}, expected a mapping of argument names to values.")
+    return config
+
+
+def _command_line_of(path: str, parser: OneLineParser) -> list[str]:
+    """The arguments of a file as they would stand on a command line, so that both go through the same checks."""
+    actions = {action.dest: action for action in parser._actions}
+    tokens = []
+    for name, value in read_config(path).items():
+        if name not in actions:
+            close = difflib.get_close_matches(name, actions, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else "; --help lists them."
+            raise ValueError(f"{path} has the key {name!r}, expected the name of an argument{hint}")
+        if value is None or value == []:
+            continue  # unset
+        if isinstance(value, bool):
+            value = str(value).lower()
+        elif isinstance(value, list) and actions[name].nargs != "+":
+            value = ",".join(value) if all(isinstance(v, str) for v in value) else json.dumps(value)
+        elif isinstance(value, dict):
+            value = json.dumps(value)
+        tokens += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
+    return tokens
+
+
+def parse_arguments(
+    argument_types: Sequence[type], argv: Sequence[str], description: str | None = None
+) -> tuple[list[Any], set[str]]:
+    """Fills dataclasses from `[CONFIG.yaml|CONFIG.json] [--name value ...]`; the command line wins over the file.
+
+    Args:
+        argument_types (`Sequence[type]`): Dataclasses whose field names do not overlap.
+        argv (`Sequence[str]`): The command line without the name of the program.
+        description (`str`, *optional*): What `--help` says above the arguments.
+
+    Returns:
+        `tuple[list, set[str]]`: one instance of each dataclass, and the names that file or command line have set.
+
+    Raises:
+        `ValueError`: For an unknown name or a value that does not fit, naming it.
+    """
+    usage = "%(prog)s [CONFIG.yaml or CONFIG.json] [--name value ...]"
+    parser = OneLineParser(argument_types, description=description, usage=usage, allow_abbrev=False)
+    argv = list(argv)
+    if argv and argv[0].endswith(CONFIG_SUFFIXES) and not argv[0].startswith("-"):
+        argv = _command_line_of(argv[0], parser) + argv[1:]
+    options = {option: action.dest for action in parser._actions for option in action.option_strings}
+    given = {options[token.split("=", 1)[0]] for token in argv if token.split("=", 1)[0] in options}
+    *instances, rest = parser.parse_args_into_dataclasses(
+        args=argv, look_for_args_file=False, return_remaining_strings=True
+    )
+    if rest:
+        close = difflib.get_close_matches(rest[0].split("=", 1)[0], options, n=1)
+        hint = f"; did you mean {close[0]}?" if close else "; --help lists the arguments."
+        raise ValueError(f"{rest[0]} is no argument{hint}")
+    return instances, given
+
+
+def field_names(argument_type: type) -> set[str]:
+    """The names of a dataclass's fields."""
+    return {entry.name for entry in dataclasses.fields(argument_type)}
+
+
+__all__ = [
+    "AugmentationArguments",
+    "ModelArguments",
+    "SegmentationTrainingArguments",
+    "field_names",
+    "parse_arguments",
+    "read_config",
+]

@@ -1,0 +1,161 @@
+#!/usr/bin/env python
+# Copyright 2026 The algm-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""
+Trains ALGM with transformers' Trainer. Arguments come from a YAML or JSON file, the command line, or both (it wins):
+
+    python scripts/train.py scripts/recipes/ade20k_vit_small_patch16.yaml --data_dir ADEChallengeData2016
+    python scripts/train.py --dataset folder --data_dir FOLDER --init_from scratch:ti --crop_size 256 --max_steps 1000
+    accelerate launch --num_processes 4 scripts/train.py RECIPE.yaml ...
+
+The output folder then holds the model (loads alone with trust_remote_code=True), checkpoints, training_arguments.json,
+all_results.json and scores_by_class.json. Ctrl-C leaves a checkpoint; --resume_from_checkpoint last goes on with it.
+"""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+from transformers import set_seed
+
+from algm_hf.segmentation_augmentation import augmentation_speed
+from algm_hf.segmentation_datasets import DataArguments, load_segmentation_data
+from algm_hf.segmentation_trainer import NothingLeftToTrain, SegmentationTrainer, class_table
+from algm_hf.segmentation_training import StopRequest, checkpoint_to_resume
+from algm_hf.training_arguments import (
+    AugmentationArguments,
+    ModelArguments,
+    SegmentationTrainingArguments,
+    parse_arguments,
+)
+from algm_hf.training_setup import (
+    augmented,
+    build_augmentation,
+    build_model,
+    check_model_arguments,
+    check_optimization,
+    save_run_arguments,
+    shortened,
+)
+
+
+ARGUMENTS = (ModelArguments, DataArguments, AugmentationArguments, SegmentationTrainingArguments)
+
+
+def set_up(argv: list[str], stop: StopRequest):
+    """Everything before the first step. Whatever does not fit is refused here, by a `ValueError`."""
+    (model_args, data_args, augmentation_args, args), _ = parse_arguments(ARGUMENTS, argv, __doc__)
+    checkpoint = checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir, args.world_size)
+    check_model_arguments(model_args, augmentation_args.crop)
+    check_optimization(args)
+    evaluates = args.eval_strategy != "no" or args.do_eval
+    with args.main_process_first(desc="reading the data set"):
+        data = load_segmentation_data(data_args, ("train", "evaluation") if evaluates else ("train",))
+    set_seed(args.seed)  # of the random weights
+    initial = build_model(model_args, augmentation_args.crop, data.id2label)
+    augmentation = build_augmentation(augmentation_args, initial.processor)
+    trainer = SegmentationTrainer(
+        model=initial.model,
+        args=args,
+        processing_class=initial.processor,
+        train_dataset=augmented(data.train, augmentation, args.seed),
+        eval_dataset=data.evaluation,
+        train_with_merging=model_args.train_with_merging,
+        stop=stop,
+    )
+    if trainer.is_world_process_zero():
+        changes = save_run_arguments(
+            args.output_dir, model=model_args, data=data_args, augmentation=augmentation_args, training=args
+        )
+        print(f"{initial.model.num_parameters():,} parameters, {len(data.id2label)} classes.")
+        if initial.new_weights:
+            print(f"New at random: {shortened(initial.new_weights)}.")
+        for name, (before, now) in changes.items() if checkpoint else ():
+            print(f"Other than in the run that this one goes on with: {name} {before} -> {now}.")
+    return trainer, data, augmentation, checkpoint
+
+
+def feeding_speed(augmentation, rows) -> dict[str, float]:
+    """How fast one core augments; of a stream it is not measured, which would read it."""
+    if not hasattr(rows, "__len__"):
+        return {}
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)  # as in a worker process
+        return {"augmentation_images_per_second_per_core": round(augmentation_speed(augmentation, rows), 2)}
+    finally:
+        torch.set_num_threads(threads)
+
+
+def report_training(trainer: SegmentationTrainer, metrics: dict, speed: dict[str, float]) -> None:
+    metrics = {**metrics, **trainer.clock.total(trainer.args.world_size), **speed}
+    metrics = {name if name.startswith("train_") else f"train_{name}": value for name, value in metrics.items()}
+    trainer.log_metrics("train", metrics)
+    trainer.save_metrics("train", metrics)
+    trainer.save_state()
+    step, core = metrics.get("train_step_images_per_second"), speed.get("augmentation_images_per_second_per_core")
+    if step and core and trainer.is_world_process_zero():
+        print(
+            f"Augmentation {core:.1f} images/s on one core, training step {step:.1f} images/s: "
+            f"{step / core:.2f} cores keep it fed (--dataloader_num_workers)."
+        )
+
+
+def report_evaluation(trainer: SegmentationTrainer, id2label: dict[int, str]) -> None:
+    metrics = trainer.evaluate()
+    trainer.log_metrics("eval", metrics)
+    trainer.save_metrics("eval", metrics)
+    if trainer.is_world_process_zero():
+        table = class_table(trainer.scores, id2label)
+        path = Path(trainer.args.output_dir) / "scores_by_class.json"
+        path.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+        print(
+            f"mIoU {100 * trainer.scores['mean_iou']:.2f} % on {trainer.scores['num_images']} images; "
+            f"always the most frequent class: {100 * trainer.scores['constant_mean_iou']:.2f} %."
+        )
+
+
+def how_to_resume(argv: list[str]) -> str:
+    """The command that goes on with this training."""
+    kept, skip = [], False
+    for token in argv:
+        if not skip and not token.startswith("--resume_from_checkpoint"):
+            kept.append(token)
+        skip = token == "--resume_from_checkpoint"
+    return shlex.join([Path(sys.executable).name, sys.argv[0], *kept, "--resume_from_checkpoint", "last"])
+
+
+def main() -> None:
+    stop = StopRequest()
+    try:
+        trainer, data, augmentation, checkpoint = set_up(sys.argv[1:], stop)
+    except (ValueError, OSError, ImportError, RuntimeError) as error:  # refused: one line, no traceback
+        sys.exit(f"error: {' '.join(str(error).split())}")
+    speed = feeding_speed(augmentation, data.train)
+    try:
+        with stop:
+            result = trainer.train(resume_from_checkpoint=checkpoint)
+    except NothingLeftToTrain as error:
+        sys.exit(f"error: {error}")
+    if stop.signal is not None and trainer.state.global_step < trainer.state.max_steps:
+        if trainer.is_world_process_zero():
+            folder = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}"
+            print(
+                f"\nInterrupted after step {trainer.state.global_step}; saved {folder}. Go on with:", file=sys.stderr
+            )
+            print(f"    {how_to_resume(sys.argv[1:])}", file=sys.stderr)
+        sys.exit(128 + stop.signal)  # what a shell expects
+    trainer.save_model()  # the best one with --load_best_model_at_end
+    report_training(trainer, result.metrics, speed)
+    if data.evaluation is not None:
+        report_evaluation(trainer, data.id2label)
+    if data.skipped and trainer.is_world_process_zero():
+        print(f"{len(data.skipped)} samples were left out:", *data.skipped, sep="\n    ")
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub(tasks="image-segmentation", tags=["image-segmentation", "algm"])
+
+
+if __name__ == "__main__":
+    main()
