@@ -17,6 +17,7 @@ from .modeling_algm import (
     AlgmPreTrainedModel,
     AlgmSemanticSegmenterOutput,
 )
+from .vit_conversion import from_vit
 
 
 __version__ = "0.1.0"
@@ -46,4 +47,5 @@ __all__ = [
     "AlgmPreTrainedModel",
     "AlgmSemanticSegmenterOutput",
     "convert_segmenter_checkpoint",
+    "from_vit",
 ]

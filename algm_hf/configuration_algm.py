@@ -11,6 +11,8 @@ from transformers import PreTrainedConfig
 
 DECODER_TYPES = ("linear", "mask_transformer")
 INFERENCE_MODES = ("slide", "whole")
+POSITION_INTERPOLATIONS = ("bicubic", "bicubic_antialias", "bilinear")
+ROPE_COORDINATES = ("centered", "index")
 
 
 class AlgmConfig(PreTrainedConfig):
@@ -49,7 +51,7 @@ class AlgmConfig(PreTrainedConfig):
             ViTs use 1e-6.
         image_size (`int` or `(int, int)`, *optional*, defaults to 512):
             Height and width in pixels for which the position embeddings are stored, multiples of `patch_size`. Other
-            sizes resize them bilinearly.
+            sizes resize them; see `position_interpolation`.
         patch_size (`int`, *optional*, defaults to 16):
             Side of a patch in pixels.
         num_channels (`int`, *optional*, defaults to 3):
@@ -60,7 +62,33 @@ class AlgmConfig(PreTrainedConfig):
             Stochastic depth in [0, 1) of the last encoder layer; it grows linearly from 0 at the first. An image's
             residual is dropped as a whole. The paper trains with 0.1.
         num_register_tokens (`int`, *optional*, defaults to 0):
-            Number of register tokens behind the class token. Special tokens are never merged.
+            Number of register tokens behind the class and distillation tokens. Special tokens are never merged.
+        use_class_token (`bool`, *optional*, defaults to `True`):
+            Whether a class token stands in front of the patches.
+        use_distillation_token (`bool`, *optional*, defaults to `False`):
+            Whether a distillation token (DeiT) stands behind the class token.
+        use_absolute_position_embeddings (`bool`, *optional*, defaults to `True`):
+            Whether learned position embeddings are added to the patches and the class token.
+        position_interpolation (`str`, *optional*, defaults to `"bilinear"`):
+            How they are resized to other grids: `"bilinear"` as Segmenter does, `"bicubic"` as most ViTs of
+            transformers, or `"bicubic_antialias"` as timm and DINOv2 with registers.
+        rope_theta (`float`, *optional*):
+            Base > 0 of axial rotary positions: half of the channels of a head turn with the row, half with the column
+            of a token. A merged token stands at the mean of its patches' positions; special tokens do not turn.
+            `None` for none. 100 in DINOv3, 10000 in EVA-02.
+        rope_coordinates (`str`, *optional*, defaults to `"centered"`):
+            What the angles are proportional to: `"centered"`, the centre of a patch with the image in [-1, 1], times
+            2 pi (DINOv3); or `"index"`, row and column counted from 0 (EVA-02).
+        rope_reference_grid_size (`int`, *optional*):
+            With `"index"`: rows and columns are scaled as if the grid had this side. `None` leaves them.
+        layer_scale_init_value (`float`, *optional*):
+            Initial factor of the learned scale of each channel behind the attention and behind the MLP of an encoder
+            layer (layer scale). `None` for none.
+        use_gated_mlp (`bool`, *optional*, defaults to `False`):
+            Whether the MLPs of the encoder are gated, `fc2(act(gate) * up)` with `intermediate_size` channels each;
+            with `hidden_act="silu"` this is SwiGLU.
+        use_mlp_inner_norm (`bool`, *optional*, defaults to `False`):
+            Whether a LayerNorm stands before the last linear layer of the MLPs of the encoder (EVA-02).
         decoder_type (`str`, *optional*, defaults to `"mask_transformer"`):
             `"mask_transformer"` or `"linear"`, the two decoders of Segmenter (ICCV 2021).
         decoder_num_hidden_layers (`int`, *optional*, defaults to 2):
@@ -136,6 +164,16 @@ class AlgmConfig(PreTrainedConfig):
         qkv_bias: bool = True,
         drop_path_rate: float = 0.0,
         num_register_tokens: int = 0,
+        use_class_token: bool = True,
+        use_distillation_token: bool = False,
+        use_absolute_position_embeddings: bool = True,
+        position_interpolation: str = "bilinear",
+        rope_theta: float | None = None,
+        rope_coordinates: str = "centered",
+        rope_reference_grid_size: int | None = None,
+        layer_scale_init_value: float | None = None,
+        use_gated_mlp: bool = False,
+        use_mlp_inner_norm: bool = False,
         decoder_type: str = "mask_transformer",
         decoder_num_hidden_layers: int = 2,
         decoder_hidden_size: int | None = None,
@@ -171,6 +209,16 @@ class AlgmConfig(PreTrainedConfig):
         self.qkv_bias = qkv_bias
         self.drop_path_rate = drop_path_rate
         self.num_register_tokens = num_register_tokens
+        self.use_class_token = use_class_token
+        self.use_distillation_token = use_distillation_token
+        self.use_absolute_position_embeddings = use_absolute_position_embeddings
+        self.position_interpolation = position_interpolation
+        self.rope_theta = rope_theta
+        self.rope_coordinates = rope_coordinates
+        self.rope_reference_grid_size = rope_reference_grid_size
+        self.layer_scale_init_value = layer_scale_init_value
+        self.use_gated_mlp = use_gated_mlp
+        self.use_mlp_inner_norm = use_mlp_inner_norm
         self.decoder_type = decoder_type
         self.decoder_num_hidden_layers = decoder_num_hidden_layers
         self.decoder_hidden_size = hidden_size if decoder_hidden_size is None else decoder_hidden_size
@@ -199,8 +247,8 @@ class AlgmConfig(PreTrainedConfig):
 
     @property
     def num_special_tokens(self) -> int:
-        """Number of tokens in front of the patch tokens: the class token and the register tokens."""
-        return 1 + self.num_register_tokens
+        """Number of tokens in front of the patch tokens: class, distillation and register tokens."""
+        return int(self.use_class_token) + int(self.use_distillation_token) + self.num_register_tokens
 
     @property
     def position_grid_size(self) -> tuple[int, int]:
@@ -273,7 +321,11 @@ class AlgmConfig(PreTrainedConfig):
             rate = getattr(self, name)
             if not (_is_number(rate) and 0 <= rate < 1):
                 raise ValueError(f"{name}={rate!r}: expected a number in [0, 1)")
-        _check_bool("qkv_bias", self.qkv_bias)
+        flags = ("qkv_bias", "use_class_token", "use_distillation_token", "use_absolute_position_embeddings")
+        for name in (*flags, "use_gated_mlp", "use_mlp_inner_norm"):
+            _check_bool(name, getattr(self, name))
+        if self.layer_scale_init_value is not None and not _is_number(self.layer_scale_init_value):
+            raise ValueError(f"layer_scale_init_value={self.layer_scale_init_value!r}: expected None or a number")
         if self.decoder_type not in DECODER_TYPES:
             raise ValueError(f"decoder_type={self.decoder_type!r}: expected one of {', '.join(DECODER_TYPES)}")
         for heads, size in (
@@ -287,6 +339,27 @@ class AlgmConfig(PreTrainedConfig):
             raise ValueError(
                 f"image_size={self.image_size!r}: expected an integer or (height, width), positive multiples of "
                 f"patch_size={self.patch_size}"
+            )
+        self._validate_positions()
+
+    def _validate_positions(self) -> None:
+        for name, choices in (
+            ("position_interpolation", POSITION_INTERPOLATIONS),
+            ("rope_coordinates", ROPE_COORDINATES),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(choices)}")
+        if self.rope_reference_grid_size is not None:
+            _check_int("rope_reference_grid_size", self.rope_reference_grid_size, minimum=1)
+        if self.rope_theta is None:
+            return
+        if not (_is_number(self.rope_theta) and self.rope_theta > 0):
+            raise ValueError(f"rope_theta={self.rope_theta!r}: expected None or a number > 0")
+        head_dim = self.hidden_size // self.num_attention_heads
+        if head_dim % 4:
+            raise ValueError(
+                f"rope_theta={self.rope_theta!r}: expected heads of a multiple of 4 channels, two for each axis, but "
+                f"hidden_size / num_attention_heads = {head_dim}"
             )
 
 

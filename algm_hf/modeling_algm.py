@@ -25,6 +25,7 @@ from .configuration_algm import AlgmConfig
 
 # The Auto classes of older transformers copy only the files that this one imports itself, not those that those import.
 from .packed_attention import packed_attention  # noqa: F401
+from .rotary_positions import rotary_table
 from .segmentation_decoders import AlgmLinearDecoder, AlgmMaskTransformerDecoder
 from .segmentation_loss import check_labels, segmentation_loss, upsample_logits
 from .sliding_window import averaged_bands, window_starts
@@ -39,7 +40,14 @@ from .token_merging import (
     local_merge,
     restore_tokens,
 )
-from .transformer_layers import AlgmAttentionBlock, AlgmLayer, AlgmMlpBlock, LayerDimensions, drop_path_rates
+from .transformer_layers import (
+    AlgmAttentionBlock,
+    AlgmLayer,
+    AlgmLayerScale,
+    AlgmMlpBlock,
+    LayerDimensions,
+    drop_path_rates,
+)
 from .vit_embeddings import AlgmEmbeddings
 
 
@@ -139,10 +147,11 @@ class AlgmPreTrainedModel(PreTrainedModel):
             init.ones_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, AlgmEmbeddings):
-            init.trunc_normal_(module.position_embeddings, mean=0.0, std=std)
-            init.trunc_normal_(module.cls_token, mean=0.0, std=std)
-            if module.register_tokens is not None:
-                init.trunc_normal_(module.register_tokens, mean=0.0, std=std)
+            for name in ("position_embeddings", "cls_token", "distillation_token", "register_tokens"):
+                if getattr(module, name) is not None:
+                    init.trunc_normal_(getattr(module, name), mean=0.0, std=std)
+        elif isinstance(module, AlgmLayerScale):
+            init.constant_(module.weight, module.init_value)
         elif isinstance(module, AlgmMaskTransformerDecoder):
             init.trunc_normal_(module.class_embeddings, mean=0.0, std=std)
 
@@ -244,6 +253,9 @@ class AlgmModel(AlgmPreTrainedModel):
             qkv_bias=config.qkv_bias,
             hidden_dropout_prob=config.hidden_dropout_prob,
             attention_probs_dropout_prob=config.attention_probs_dropout_prob,
+            layer_scale_init_value=config.layer_scale_init_value,
+            use_gated_mlp=config.use_gated_mlp,
+            use_mlp_inner_norm=config.use_mlp_inner_norm,
         )
         rates = drop_path_rates(config.drop_path_rate, config.num_hidden_layers)
         self.embeddings = AlgmEmbeddings(config)
@@ -293,9 +305,13 @@ class AlgmModel(AlgmPreTrainedModel):
         hidden_states, grid_sizes = self.embeddings(pixel_values, sizes)
         pack = full_pack(hidden_states, full_lengths(grid_sizes, config.num_special_tokens))
         all_hidden_states = [self._restore(pack, grid_sizes)] if output_hidden_states else None
+        rotary = rotary_table(config, pack, grid_sizes)
         token_counts = []
         for number, layer in enumerate(self.layers, start=1):
-            pack = layer(pack, self._merge_of_layer(number, grid_sizes))
+            merge = self._merge_of_layer(number, grid_sizes)
+            pack = layer(pack, merge, rotary)
+            if merge is not None:
+                rotary = rotary_table(config, pack, grid_sizes)
             token_counts.append(pack.lengths)
             if output_hidden_states:
                 all_hidden_states.append(self._restore(pack, grid_sizes))

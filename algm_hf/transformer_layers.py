@@ -12,6 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_algm import AlgmConfig
 from .packed_attention import packed_attention, uniform_attention
+from .rotary_positions import RotaryTable, rotate
 from .token_merging import TokenPack
 
 
@@ -26,6 +27,9 @@ class LayerDimensions(NamedTuple):
         qkv_bias (`bool`): whether queries, keys and values have a bias.
         hidden_dropout_prob (`float`): dropout in [0, 1) after the attention and after the MLP.
         attention_probs_dropout_prob (`float`): dropout in [0, 1) on the attention weights.
+        layer_scale_init_value (`float`, *optional*): initial layer scale; `None` for none.
+        use_gated_mlp (`bool`): whether the MLP is gated.
+        use_mlp_inner_norm (`bool`): whether a LayerNorm stands before the last linear layer of the MLP.
     """
 
     hidden_size: int
@@ -34,6 +38,28 @@ class LayerDimensions(NamedTuple):
     qkv_bias: bool
     hidden_dropout_prob: float
     attention_probs_dropout_prob: float
+    layer_scale_init_value: float | None = None
+    use_gated_mlp: bool = False
+    use_mlp_inner_norm: bool = False
+
+
+class AlgmLayerScale(nn.Module):
+    """
+    A learned factor for each channel of a residual branch.
+
+    Args:
+        hidden_size (`int`): number of channels.
+        init_value (`float`): what all factors start from.
+    """
+
+    def __init__(self, hidden_size: int, init_value: float):
+        super().__init__()
+        self.init_value = init_value
+        self.weight = nn.Parameter(torch.full((hidden_size,), float(init_value)))
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """`hidden_states (total_tokens, hidden_size)` to the scaled branch."""
+        return hidden_states * self.weight
 
 
 class SequenceBoundaries:
@@ -103,12 +129,17 @@ class AlgmAttentionBlock(GradientCheckpointingLayer):
         self.layernorm = nn.LayerNorm(dimensions.hidden_size, eps=config.layer_norm_eps)
         self.qkv = nn.Linear(dimensions.hidden_size, 3 * dimensions.hidden_size, bias=dimensions.qkv_bias)
         self.o_proj = nn.Linear(dimensions.hidden_size, dimensions.hidden_size)
+        self.layer_scale = _layer_scale(dimensions)
         self.dropout = nn.Dropout(dimensions.hidden_dropout_prob)
         self.drop_path = AlgmDropPath(drop_path_rate)
 
-    def forward(self, hidden_states: Tensor, boundaries: SequenceBoundaries) -> Tensor:
+    def forward(
+        self, hidden_states: Tensor, boundaries: SequenceBoundaries, rotary: RotaryTable | None = None
+    ) -> Tensor:
         qkv = self.qkv(self.layernorm(hidden_states))
         query, key, value = qkv.view(-1, 3, self.num_attention_heads, self.head_dim).unbind(1)
+        if rotary is not None:
+            query, key = rotate(query, rotary), rotate(key, rotary)
         dropout = self.attention_dropout if self.training else 0.0
         implementation = self.config._attn_implementation
         if boundaries.num_alike:
@@ -117,7 +148,10 @@ class AlgmAttentionBlock(GradientCheckpointingLayer):
         else:
             states = (query, key, value, boundaries)
             output = _attention_of_different_lengths(self, *states, self.scaling, dropout, implementation)
-        return hidden_states + self.drop_path(self.dropout(self.o_proj(output)), boundaries.cu_seqlens)
+        output = self.dropout(self.o_proj(output))
+        if self.layer_scale is not None:
+            output = self.layer_scale(output)
+        return hidden_states + self.drop_path(output, boundaries.cu_seqlens)
 
 
 # Which kernel runs, and how often, depends on the token counts; graphs end here and begin again behind it.
@@ -130,7 +164,7 @@ def _attention_of_different_lengths(
 
 class AlgmMlpBlock(GradientCheckpointingLayer):
     """
-    `x + mlp(layernorm(x))` on a pack.
+    `x + mlp(layernorm(x))` on a pack. Of a gated MLP, `fc1` computes the gate and, behind it, what passes through.
 
     Args:
         config ([`AlgmConfig`]): for `hidden_act` and `layer_norm_eps`.
@@ -141,15 +175,31 @@ class AlgmMlpBlock(GradientCheckpointingLayer):
     def __init__(self, config: AlgmConfig, dimensions: LayerDimensions, drop_path_rate: float):
         super().__init__()
         self.layernorm = nn.LayerNorm(dimensions.hidden_size, eps=config.layer_norm_eps)
-        self.fc1 = nn.Linear(dimensions.hidden_size, dimensions.intermediate_size)
+        self.is_gated = dimensions.use_gated_mlp
+        self.fc1 = nn.Linear(dimensions.hidden_size, dimensions.intermediate_size * (2 if self.is_gated else 1))
         self.activation_fn = ACT2FN[config.hidden_act]
+        if dimensions.use_mlp_inner_norm:
+            self.inner_layernorm = nn.LayerNorm(dimensions.intermediate_size, eps=config.layer_norm_eps)
+        else:
+            self.inner_layernorm = None
         self.fc2 = nn.Linear(dimensions.intermediate_size, dimensions.hidden_size)
+        self.layer_scale = _layer_scale(dimensions)
         self.dropout = nn.Dropout(dimensions.hidden_dropout_prob)
         self.drop_path = AlgmDropPath(drop_path_rate)
 
     def forward(self, hidden_states: Tensor, cu_seqlens: Tensor) -> Tensor:
-        output = self.fc2(self.activation_fn(self.fc1(self.layernorm(hidden_states))))
-        return hidden_states + self.drop_path(self.dropout(output), cu_seqlens)
+        output = self.fc1(self.layernorm(hidden_states))
+        if self.is_gated:
+            gate, output = output.chunk(2, dim=-1)
+            output = self.activation_fn(gate) * output
+        else:
+            output = self.activation_fn(output)
+        if self.inner_layernorm is not None:
+            output = self.inner_layernorm(output)
+        output = self.dropout(self.fc2(output))
+        if self.layer_scale is not None:
+            output = self.layer_scale(output)
+        return hidden_states + self.drop_path(output, cu_seqlens)
 
 
 class AlgmLayer(nn.Module):
@@ -170,12 +220,23 @@ class AlgmLayer(nn.Module):
         self.attention = AlgmAttentionBlock(config, dimensions, drop_path_rate)
         self.mlp = AlgmMlpBlock(config, dimensions, drop_path_rate)
 
-    def forward(self, pack: TokenPack, merge: Callable[[TokenPack], TokenPack] | None = None) -> TokenPack:
+    def forward(
+        self,
+        pack: TokenPack,
+        merge: Callable[[TokenPack], TokenPack] | None = None,
+        rotary: RotaryTable | None = None,
+    ) -> TokenPack:
         boundaries = SequenceBoundaries(pack.lengths, pack.cu_seqlens)
-        pack = pack.with_hidden_states(self.attention(pack.hidden_states, boundaries))
+        pack = pack.with_hidden_states(self.attention(pack.hidden_states, boundaries, rotary))
         if merge is not None:
             pack = merge(pack)
         return pack.with_hidden_states(self.mlp(pack.hidden_states, pack.cu_seqlens))
+
+
+def _layer_scale(dimensions: LayerDimensions) -> AlgmLayerScale | None:
+    if dimensions.layer_scale_init_value is None:
+        return None
+    return AlgmLayerScale(dimensions.hidden_size, dimensions.layer_scale_init_value)
 
 
 def drop_path_rates(last_rate: float, num_layers: int) -> list[float]:
@@ -197,6 +258,7 @@ __all__ = [
     "AlgmAttentionBlock",
     "AlgmDropPath",
     "AlgmLayer",
+    "AlgmLayerScale",
     "AlgmMlpBlock",
     "LayerDimensions",
     "SequenceBoundaries",

@@ -33,18 +33,28 @@ class AlgmPatchEmbeddings(nn.Module):
 
 
 class AlgmEmbeddings(nn.Module):
-    """Patch, class, register and position embeddings, packed."""
+    """Patch, special token and position embeddings, packed."""
 
     def __init__(self, config: AlgmConfig):
         super().__init__()
         grid_height, grid_width = config.position_grid_size
         self.position_grid_size = config.position_grid_size
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.position_interpolation = config.position_interpolation
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if config.use_class_token else None
+        if config.use_distillation_token:
+            self.distillation_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        else:
+            self.distillation_token = None
         if config.num_register_tokens > 0:
             self.register_tokens = nn.Parameter(torch.zeros(1, config.num_register_tokens, config.hidden_size))
         else:
             self.register_tokens = None
-        self.position_embeddings = nn.Parameter(torch.zeros(1, 1 + grid_height * grid_width, config.hidden_size))
+        # Of the special tokens only the class token has a position: another's would only be a part of the token.
+        num_positions = int(config.use_class_token) + grid_height * grid_width
+        if config.use_absolute_position_embeddings:
+            self.position_embeddings = nn.Parameter(torch.zeros(1, num_positions, config.hidden_size))
+        else:
+            self.position_embeddings = None
         self.patch_embeddings = AlgmPatchEmbeddings(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
@@ -71,22 +81,50 @@ class AlgmEmbeddings(nn.Module):
 
     def _add_special_tokens(self, patches: Tensor) -> Tensor:
         batch_size, _, *grid_size = patches.shape
-        class_position, patch_positions = self._interpolate_positions(grid_size)
-        tokens = [(self.cls_token + class_position).expand(batch_size, -1, -1)]
-        if self.register_tokens is not None:
-            tokens.append(self.register_tokens.expand(batch_size, -1, -1))
-        tokens.append(patches.flatten(2).transpose(1, 2) + patch_positions)
+        patch_tokens = patches.flatten(2).transpose(1, 2)
+        class_token = self.cls_token
+        if self.position_embeddings is not None:
+            class_position, patch_positions = self._interpolate_positions(grid_size)
+            patch_tokens = patch_tokens + patch_positions
+            class_token = None if class_token is None else class_token + class_position
+        special = (class_token, self.distillation_token, self.register_tokens)
+        tokens = [token.expand(batch_size, -1, -1) for token in special if token is not None] + [patch_tokens]
         return torch.cat([part.to(patches.dtype) for part in tokens], dim=1)
 
     def _interpolate_positions(self, grid_size: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Position embeddings of the class token `(1, 1, C)` and of the patches `(1, num_patches, C)`."""
-        class_position, positions = self.position_embeddings[:, :1], self.position_embeddings[:, 1:]
-        if tuple(grid_size) == self.position_grid_size:
-            return class_position, positions
-        # In float32: half precision would resize the positions coarsely, and not at all on some devices.
-        positions = positions.float().transpose(1, 2).unflatten(2, self.position_grid_size)
-        positions = nn.functional.interpolate(positions, size=tuple(grid_size), mode="bilinear", align_corners=False)
-        return class_position, positions.flatten(2).transpose(1, 2).to(class_position.dtype)
+        """Position embeddings of the class token `(1, 0 or 1, C)` and of the patches `(1, num_patches, C)`."""
+        num_class_positions = 0 if self.cls_token is None else 1
+        class_position = self.position_embeddings[:, :num_class_positions]
+        positions = self.position_embeddings[:, num_class_positions:]
+        return class_position, resize_positions(
+            positions, self.position_grid_size, grid_size, self.position_interpolation
+        )
 
 
-__all__ = ["AlgmEmbeddings", "AlgmPatchEmbeddings"]
+def resize_positions(
+    positions: Tensor, old_grid_size: Sequence[int], new_grid_size: Sequence[int], interpolation: str
+) -> Tensor:
+    """
+    Position embeddings of the patches of one grid for another grid; as they are if the grids are equal.
+
+    Args:
+        positions (`Tensor` of shape `(1, old_height * old_width, hidden_size)`): positions in raster order.
+        old_grid_size (`Sequence[int]` of length 2): their height and width in patches.
+        new_grid_size (`Sequence[int]` of length 2): the height and width wanted.
+        interpolation (`str`): `config.position_interpolation`.
+
+    Returns:
+        `Tensor` of shape `(1, new_height * new_width, hidden_size)`
+    """
+    if tuple(new_grid_size) == tuple(old_grid_size):
+        return positions
+    mode, _, antialias = interpolation.partition("_")
+    # In float32: half precision would resize the positions coarsely, and not at all on some devices.
+    grid = positions.float().transpose(1, 2).unflatten(2, tuple(old_grid_size))
+    grid = nn.functional.interpolate(
+        grid, size=tuple(new_grid_size), mode=mode, align_corners=False, antialias=bool(antialias)
+    )
+    return grid.flatten(2).transpose(1, 2).to(positions.dtype)
+
+
+__all__ = ["AlgmEmbeddings", "AlgmPatchEmbeddings", "resize_positions"]

@@ -2,9 +2,12 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-Converts a checkpoint in the Segmenter / ALGM release format into a folder that the Auto classes load:
+Converts a checkpoint into a folder that the Auto classes load: one in the Segmenter / ALGM release format, or a plain
+Vision Transformer of transformers or timm, which gets a new decoder to be trained:
 
     python scripts/convert_checkpoint.py --checkpoint ADE20K_ViT_Small/checkpoint.pth --output_dir algm-ade20k
+    python scripts/convert_checkpoint.py --source vit --checkpoint facebook/dinov2-base --num_labels 150 \
+        --output_dir algm-dinov2
 """
 
 import json
@@ -15,15 +18,38 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from transformers import HfArgumentParser
 
+from algm_hf import AlgmForSemanticSegmentation, AlgmImageProcessor
 from algm_hf.conversion import check_saved_folder, convert_segmenter_checkpoint
+from algm_hf.vit_conversion import from_vit
+
+
+SOURCES = ("auto", "release", "vit")
 
 
 @dataclass
 class ConversionArguments:
     checkpoint: str = field(
-        metadata={"help": "checkpoint.pth in the Segmenter / ALGM release format, with variant.yml beside it."}
+        metadata={
+            "help": "checkpoint.pth in the Segmenter / ALGM release format, with variant.yml beside it; or a plain "
+            "ViT: a folder of transformers or timm, a file of weights, or with --source vit a Hub repository."
+        }
     )
     output_dir: str = field(metadata={"help": "Folder to write: weights, config, processor and the model's code."})
+    source: str = field(
+        default="auto",
+        metadata={
+            "help": "release, vit, or auto: vit for a folder with config.json and for safetensors, else release.",
+            "choices": SOURCES,
+        },
+    )
+    num_labels: int | None = field(
+        default=None,
+        metadata={"help": "Number of classes of the new decoder of a plain ViT, unless --id2label is given."},
+    )
+    image_size: int | None = field(
+        default=None,
+        metadata={"help": "Side in pixels at which a plain ViT is to be used. Default: that of the source."},
+    )
     push_to_hub: str | None = field(
         default=None, metadata={"help": "Hub repository to upload the folder to, such as user/algm-vit-small-ade20k."}
     )
@@ -42,9 +68,26 @@ def read_class_names(path: str) -> dict[str, str]:
 def check_arguments(args: ConversionArguments) -> None:
     if Path(args.output_dir).exists() and not Path(args.output_dir).is_dir():
         raise ValueError(f"--output_dir {args.output_dir} is a file, expected a folder or a new path.")
+    if _source(args) == "release" and (args.num_labels is not None or args.image_size is not None):
+        raise ValueError("--num_labels and --image_size are for --source vit; a release has its classes and its size.")
     if args.push_to_hub is not None and "." in args.push_to_hub:
         # transformers turns the repository name into the name of a Python module.
         raise ValueError(f"--push_to_hub {args.push_to_hub} holds a dot, expected a repository name without dots.")
+
+
+def _source(args: ConversionArguments) -> str:
+    if args.source != "auto":
+        return args.source
+    path = Path(args.checkpoint)
+    return "vit" if (path / "config.json").is_file() or path.suffix == ".safetensors" else "release"
+
+
+def convert_source(args: ConversionArguments) -> tuple[AlgmForSemanticSegmentation, AlgmImageProcessor]:
+    id2label = None if args.id2label is None else read_class_names(args.id2label)
+    if _source(args) == "release":
+        return convert_segmenter_checkpoint(args.checkpoint, id2label=id2label)
+    size = {} if args.image_size is None else {"image_size": args.image_size}
+    return from_vit(args.checkpoint, num_labels=args.num_labels, id2label=id2label, **size)
 
 
 def upload(folder: str, repo_id: str) -> None:
@@ -56,8 +99,7 @@ def upload(folder: str, repo_id: str) -> None:
 
 def convert(args: ConversionArguments) -> None:
     check_arguments(args)
-    id2label = None if args.id2label is None else read_class_names(args.id2label)
-    model, processor = convert_segmenter_checkpoint(args.checkpoint, id2label=id2label)
+    model, processor = convert_source(args)
     model.save_pretrained(args.output_dir)
     processor.save_pretrained(args.output_dir)
     difference = check_saved_folder(model, args.output_dir)
