@@ -9,7 +9,6 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -27,7 +26,7 @@ def describe_run(model: nn.Module, arguments: BenchmarkArguments) -> dict:
     """`model` and `environment` of a run: what was measured and on what, all printable as JSON."""
     facts = {name: getattr(model.config, name) for name in MODEL_FACTS}
     facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-    environment = _environment(model)
+    environment = segmentation_evaluation.describe_environment(model)
     environment["float32_matmul_precision"] = torch.get_float32_matmul_precision()
     # Whoever else uses the processors slows every row down, and not evenly.
     environment["load_average_at_start"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
@@ -49,24 +48,6 @@ def describe_machine() -> dict:
         "load_average_at_start": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         **_commit(None),
     }
-
-
-def _environment(model: nn.Module) -> dict:
-    """[`describe_environment`], also where some of the packages it lists are not installed."""
-    listed = segmentation_evaluation.PACKAGES
-    try:
-        segmentation_evaluation.PACKAGES = tuple(package for package in listed if _is_installed(package))
-        return segmentation_evaluation.describe_environment(model)
-    finally:
-        segmentation_evaluation.PACKAGES = listed
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def _processor_name() -> str | None:
