@@ -9,6 +9,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from .configuration_algm import AlgmConfig
 from .conversion import convert_segmenter_checkpoint
+from .hub_publishing import push_model_to_hub
 from .image_processing_algm import AlgmImageProcessor, AlgmImageProcessorPil
 from .modeling_algm import (
     AlgmForSemanticSegmentation,
@@ -36,6 +37,8 @@ AlgmModel.register_for_auto_class("AutoModel")
 AlgmForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")
 AlgmImageProcessor.register_for_auto_class("AutoImageProcessor")
 AlgmImageProcessorPil.register_for_auto_class("AutoImageProcessor")
+# Where this package is installed, a push carries processor and card as well. Code that travels has the usual one.
+AlgmForSemanticSegmentation.push_to_hub = push_model_to_hub
 
 __all__ = [
     "AlgmConfig",

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,22 @@ def test_the_example_of_a_plain_vit_builds_a_model(tmp_path):
     exec(block.replace("facebook/dinov2-base", str(tmp_path)).replace("518", "56"), names)
     assert names["model"].config.id2label == {0: "road", 1: "sky", 2: "car"}
     assert names["model"].config.patch_size == 14
+
+
+def test_the_publishing_example_is_the_one_that_is_tested():
+    tested = (ROOT / "tests/publishing_child.py").read_text(encoding="utf-8")
+    (block,) = re.findall(r"# README: publish\n(.*?) *# README: end", tested, flags=re.DOTALL)
+    assert textwrap.dedent(block) in README
+
+
+def test_the_dry_run_of_publishing_names_the_files(tmp_path):
+    folder = tmp_path / "mine"
+    tiny_model().save_pretrained(folder)
+    AlgmImageProcessor(size=32, patch_size=8).save_pretrained(folder)
+    (tokens,) = commands("push_to_hub.py")
+    printed = run("push_to_hub.py", [str(folder) if token == "outputs/mine" else token for token in tokens])
+    for name in ("model.safetensors", "config.json", "modeling_algm.py", "preprocessor_config.json", "README.md"):
+        assert name in printed
 
 
 RECIPE_ROWS = re.findall(r"^\| `(scripts/recipes/\S+)` \| (.*) \|$", README, flags=re.MULTILINE)
