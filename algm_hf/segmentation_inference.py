@@ -295,10 +295,12 @@ class SegmentationPredictor:
 
     @property
     def config(self):
+        """The model's, also of a wrapped one."""
         return unwrapped(self.model).config
 
     @property
     def device(self) -> torch.device:
+        """The model's, also of a wrapped one."""
         return unwrapped(self.model).device
 
     @torch.inference_mode()

@@ -85,6 +85,12 @@ def image_confusion(label_map: Any, annotation: Any, num_labels: int, ignore_ind
 def check_classes(name: str, values: Tensor, num_labels: int, ignore_index: int | None = None) -> None:
     """Refuses a tensor of integers that holds anything but classes.
 
+    Args:
+        name (`str`): What the message calls it.
+        values (`Tensor` of any shape, integers)
+        num_labels (`int`): Number of classes.
+        ignore_index (`int`, *optional*): What else the caller lets through, for the message.
+
     Raises:
         `ValueError`: Naming the lowest (if negative) or the highest value.
     """

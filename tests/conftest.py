@@ -9,8 +9,13 @@ The environment is set when this file is read, before anything imports transform
 import os
 import random
 import shutil
+import signal
 import tempfile
 
+
+# A shell starts what runs in the background with Ctrl-C ignored; scripts that a test interrupts would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 IS_XDIST_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 NUM_THREADS = 1 if IS_XDIST_WORKER else 2
