@@ -11,14 +11,16 @@ DEMO_ARGS ?=
 
 VENV := .venv
 VENV_OLDEST := .venv-oldest
+VENV_APP := .venv-app
 STAMP := $(VENV)/.installed
+STAMP_APP := $(VENV_APP)/.installed
 STAMP_OLDEST := $(VENV_OLDEST)/.installed
 # Every `name>=version` of pyproject.toml as `name==version`: what is declared as the oldest is what is tested.
-OLDEST_VERSIONS := $(shell sed -n 's/^    "\([a-z-]*\)>=\([0-9.]*\)",.*/\1==\2/p' pyproject.toml)
+OLDEST_VERSIONS := $(shell sed -n 's/^    "\([a-z0-9-]*\)>=\([0-9.]*\)",.*/\1==\2/p' pyproject.toml)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-oldest style quality clean
+.PHONY: help demo test test-slow test-oldest test-app style quality clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1 - \2/p' Makefile
@@ -38,6 +40,10 @@ test-oldest: export HF_HUB_OFFLINE = 1
 test-oldest: $(STAMP_OLDEST)  ## the tests with the oldest supported version of every dependency
 	$(VENV_OLDEST)/bin/python -m pytest $(PYTEST_ARGS)
 
+test-app: export HF_HUB_OFFLINE = 1
+test-app: $(STAMP_APP)  ## the page of scripts/app.py in a headless Chromium, which has to be installed
+	$(VENV_APP)/bin/python -m pytest tests/test_app.py tests/test_app_browser.py
+
 style: $(STAMP)  ## format the code and fix what can be fixed
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
@@ -47,7 +53,7 @@ quality: $(STAMP)  ## check format and rules, change nothing
 	$(VENV)/bin/ruff format --check .
 
 clean:  ## remove the environments, caches and build leftovers
-	rm -rf $(VENV) $(VENV_OLDEST) .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) $(VENV_OLDEST) $(VENV_APP) .pytest_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Debian's python3 has no ensurepip: there, an environment without pip is made and the outer pip puts a pip into it.
@@ -65,10 +71,19 @@ $(STAMP_OLDEST): pyproject.toml
 	@cmp -s pyproject.toml $@ || $(MAKE) --no-print-directory install-oldest
 	@cp pyproject.toml $@
 
-.PHONY: install install-oldest
+# An environment of its own: gradio asks for an older pillow than the rest is tested with.
+$(STAMP_APP): pyproject.toml
+	@cmp -s pyproject.toml $@ || $(MAKE) --no-print-directory install-app
+	@cp pyproject.toml $@
+
+.PHONY: install install-oldest install-app
 install:
 	$(call create_environment,$(VENV),$(PYTHON))
 	$(VENV)/bin/python -m pip install -e ".[dev]"
+
+install-app:
+	$(call create_environment,$(VENV_APP),$(PYTHON))
+	$(VENV_APP)/bin/python -m pip install -e ".[test,app]"
 
 install-oldest:
 	$(call create_environment,$(VENV_OLDEST),$(PYTHON_OLDEST))

@@ -34,7 +34,8 @@ DOCUMENTS = {"README.md": README, "AGENTS.md": AGENTS}
 REMOTE_ENTRY_POINTS = ("configuration_algm", "modeling_algm", "image_processing_algm")
 # A machine that can load any Transformers vision model has these; its image code needs numpy and pillow.
 REMOTE_PACKAGES = {"torch", "transformers", "numpy", "PIL"}
-GENERATED_FOLDERS = {".git", ".venv", ".venv-oldest", ".pytest_cache", ".ruff_cache", "__pycache__", "outputs"}
+GENERATED_FOLDERS = {".git", ".venv", ".venv-oldest", ".venv-app", "outputs"}
+GENERATED_FOLDERS |= {".pytest_cache", ".ruff_cache", "__pycache__"}
 
 
 def remote_files() -> list[Path]:
@@ -176,7 +177,7 @@ def test_readme_starts_with_the_two_commands():
 
 
 def test_readme_states_the_oldest_versions_of_pyproject():
-    stated = dict(re.findall(r"^\| ([a-z-]+) \| ([0-9.]+) \|", README, flags=re.MULTILINE))
+    stated = dict(re.findall(r"^\| ([a-z0-9-]+) \| ([0-9.]+) \|", README, flags=re.MULTILINE))
     declared = {name: version for name, version in minimum_versions().items() if not name.startswith("pytest")}
     assert stated == declared | {"python": PROJECT["project"]["requires-python"].removeprefix(">=")}
 
@@ -194,15 +195,16 @@ def test_oldest_environment_installs_exactly_the_declared_minimum_versions(make)
     # -B: as if nothing were installed yet; -n: only say what would be done
     command = [make, "-n", "-B", "install-oldest"]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    pinned = dict(re.findall(r"([a-z-]+)==([0-9.]+)", output))
+    pinned = dict(re.findall(r"([a-z0-9-]+)==([0-9.]+)", output))
     assert pinned == minimum_versions()
 
 
 def test_every_dependency_has_a_reason_beside_it():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    requirements = re.findall(r'^    "[a-z-]+[>=]=[0-9.]+",(.*)$', text, flags=re.MULTILINE)
+    requirements = re.findall(r'^    "[a-z0-9-]+[>=]=[0-9.]+(?:,<\d+)?",(.*)$', text, flags=re.MULTILINE)
     extras = PROJECT["project"]["optional-dependencies"]
-    assert len(requirements) == len(PROJECT["project"]["dependencies"] + extras["test"] + extras["quality"])
+    named = PROJECT["project"]["dependencies"] + extras["test"] + extras["quality"] + extras["app"]
+    assert len(requirements) == len(named)
     assert [reason for reason in requirements if not re.match(r" +# \S", reason)] == []
 
 
