@@ -39,7 +39,8 @@ class AlgmConfig(PreTrainedConfig):
         intermediate_size (`int`, *optional*, defaults to 1536):
             Number of channels inside the MLP of an encoder layer.
         hidden_act (`str`, *optional*, defaults to `"gelu"`):
-            Activation of the MLPs, a key of `transformers.activations.ACT2FN`. `"gelu"` is the exact one.
+            Activation of the encoder's MLPs, a key of `transformers.activations.ACT2FN`. `"gelu"` is the exact one,
+            and always that of the mask transformer.
         hidden_dropout_prob (`float`, *optional*, defaults to 0.0):
             Dropout in [0, 1) after the embeddings, the attention and the MLP of the encoder.
         attention_probs_dropout_prob (`float`, *optional*, defaults to 0.0):

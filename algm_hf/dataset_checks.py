@@ -1,10 +1,13 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Reads every file of a data set once and says everything that is wrong with it in one message."""
+"""Reads every file of a data set once and says all that is wrong with it in one message; lists what was left out."""
 
 from __future__ import annotations
 
+import json
 import os
+import tempfile
+import weakref
 from collections import Counter
 from collections.abc import Sequence
 from multiprocessing.pool import ThreadPool
@@ -16,6 +19,38 @@ from .segmentation_rows import IGNORE_INDEX, BadSampleError, LabelMapping, RowRe
 
 SHOWN = 5
 MOST_THREADS = 16
+
+
+class SkippedSamples:
+    """The samples that were left out, in a temporary file: worker processes, started in any way, add to the list that
+    the process that made it reads. The file goes with the object of that process.
+    """
+
+    def __init__(self):
+        handle, self.path = tempfile.mkstemp(prefix="skipped_samples_", suffix=".jsonl")
+        os.close(handle)
+        weakref.finalize(self, _remove_in, os.getpid(), self.path)
+
+    def add(self, line: str) -> bool:
+        """Adds a line, once however often it comes (a stream is read once an epoch); returns whether it was new."""
+        if line in self.lines():
+            return False
+        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+        try:
+            os.write(handle, (json.dumps(line) + "\n").encode())  # one write: lines of several processes do not mix
+        finally:
+            os.close(handle)
+        return True
+
+    def lines(self) -> list[str]:
+        """All lines so far, each once, in the order in which they came."""
+        with open(self.path, encoding="utf-8") as file:
+            return list(dict.fromkeys(json.loads(line) for line in file))
+
+
+def _remove_in(process: int, path: str) -> None:
+    if os.getpid() == process and os.path.exists(path):  # forked workers have the object, too
+        os.remove(path)
 
 
 def check_rows(
@@ -129,4 +164,4 @@ def check_classes_found(counts: Counter, mapping: LabelMapping, where: str) -> N
         )
 
 
-__all__ = ["check_classes_found", "check_rows", "problem_report"]
+__all__ = ["SkippedSamples", "check_classes_found", "check_rows", "problem_report"]

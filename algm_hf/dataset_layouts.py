@@ -1,18 +1,22 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Where well-known segmentation data sets keep their files, as they are unpacked.
+"""Where well-known segmentation data sets keep their files: as they are unpacked, but for what is converted (*).
 
 ```
 ade20k             ADEChallengeData2016/{images,annotations}/{training,validation}/NAME.{jpg,png}
 cityscapes         leftImg8bit/SPLIT/CITY/NAME_leftImg8bit.png, gtFine/SPLIT/CITY/NAME_gtFine_labelIds.png
-                   (or _gtFine_labelTrainIds.png where a split has no _labelIds.png)
-pascal_context_*   VOC2010/JPEGImages/NAME.jpg, VOC2010/SegmentationClassContext/NAME.png,
-                   VOC2010/ImageSets/SegmentationContext/{train,val}.txt
-coco_stuff         images/{train2017,val2017}/NAME.jpg, annotations/{train2017,val2017}/NAME_labelTrainIds.png
-                   (or NAME.png, the stuffthingmaps)
+                   (or _gtFine_labelTrainIds.png (*) where a split has no _labelIds.png)
+pascal_context_*   VOC2010/JPEGImages/NAME.jpg, VOC2010/SegmentationClassContext/NAME.png (*),
+                   VOC2010/ImageSets/SegmentationContext/{train,val}.txt (*)
+coco_stuff         images/{train2017,val2017}/NAME.jpg, annotations/{train2017,val2017}/NAME_labelTrainIds.png (*)
+                   (or NAME.png, the stuffthingmaps as they are unpacked)
 camvid             images/{train,val}, annotations/{train,val}, or {train,val,test} and {train,val,test}annot
 folder             images/SPLIT, annotations/SPLIT, classes.txt
 ```
+
+(*) Made from the release: `_gtFine_labelTrainIds.png` by `csCreateTrainIdLabelImgs` of the package cityscapesScripts;
+Pascal-Context's masks and split files from its `trainval_merged.json` by `pascal_context.py`, COCO-Stuff's
+`_labelTrainIds.png` from the stuffthingmaps by `coco_stuff164k.py`, both of MMSegmentation's dataset converters.
 
 Class names, the values stored in the label maps and, where the release defines them, colours are the JSON files in
 `dataset_classes`. A split is called `train` or `validation` here; any other name is taken as the name of its folder.
@@ -32,6 +36,10 @@ from .segmentation_rows import BadSampleError
 
 CLASS_FILES = Path(__file__).parent / "dataset_classes"
 VALIDATION_NAMES = ("validation", "val")
+PASCAL_CONVERSION = (
+    "The release holds neither: MMSegmentation's dataset converter pascal_context.py makes the label maps and the "
+    "split files from its trainval_merged.json."
+)
 
 
 @dataclass
@@ -189,10 +197,15 @@ def list_pascal_context(path: Path, split: str) -> Listing:
         `ValueError`: Naming the folder or split file that is missing or empty.
     """
     root = _root(path, "VOC2010", "VOCdevkit/VOC2010", marker="JPEGImages")
-    _root(root, marker="SegmentationClassContext")
+    if not (root / "SegmentationClassContext").is_dir():
+        raise ValueError(
+            f"{root / 'SegmentationClassContext'} does not exist, expected the label maps. {PASCAL_CONVERSION}"
+        )
     file = root / "ImageSets" / "SegmentationContext" / f"{'val' if split == 'validation' else split}.txt"
     if not file.is_file():
-        raise ValueError(f"{file} does not exist, expected a text file with one image name a line.")
+        raise ValueError(
+            f"{file} does not exist, expected a text file with one image name a line. {PASCAL_CONVERSION}"
+        )
     names = list(dict.fromkeys(file.read_text(encoding="utf-8").split()))
     if not names:
         raise ValueError(f"{file} is empty, expected one image name a line.")

@@ -250,6 +250,7 @@ class AlgmModel(AlgmPreTrainedModel):
             hidden_size=config.hidden_size,
             num_attention_heads=config.num_attention_heads,
             intermediate_size=config.intermediate_size,
+            hidden_act=config.hidden_act,
             qkv_bias=config.qkv_bias,
             hidden_dropout_prob=config.hidden_dropout_prob,
             attention_probs_dropout_prob=config.attention_probs_dropout_prob,

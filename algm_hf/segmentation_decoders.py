@@ -51,6 +51,7 @@ class AlgmMaskTransformerDecoder(nn.Module):
             hidden_size=size,
             num_attention_heads=config.decoder_num_attention_heads,
             intermediate_size=config.decoder_intermediate_size,
+            hidden_act="gelu",  # the exact one, as in Segmenter, whatever the encoder has
             qkv_bias=True,
             hidden_dropout_prob=config.decoder_dropout_prob,
             attention_probs_dropout_prob=config.decoder_dropout_prob,

@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,19 @@ LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 STORED_VALUES = 65536  # label maps are 8-bit or 16-bit
 OUTSIDE = -1
 ORIENTATION = ExifTags.Base.Orientation
-READ_ERRORS = (OSError, SyntaxError, Image.DecompressionBombError)  # PIL raises all of these for damaged files
+# PIL and NumPy raise all of these for damaged files, whose numbers PIL trusts, and for lists that are no label maps.
+READ_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 
 class BadSampleError(ValueError):
@@ -101,6 +116,34 @@ def describe(value: Any, fallback: str) -> str:
     return str(path) if isinstance(path, (str, Path)) and str(path) else fallback
 
 
+def content_name(row: Mapping[str, Any], prefix: str) -> str:
+    """A name that depends on the content of a stored row alone, for rows that are not numbered.
+
+    Args:
+        row (`Mapping[str, Any]`): `image` and `annotation` as they are stored.
+        prefix (`str`): Beginning of the name where the picture has no file name.
+
+    Returns:
+        `str`: The stem of the picture's file, if it has one, and 16 digits of a hash of picture and label map.
+    """
+    path = describe(row["image"], "")
+    stem = path.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
+    digest = blake2b(digest_size=8)
+    for key in ("image", "annotation"):
+        digest.update(_content(row[key]))
+        digest.update(b"/")
+    return f"{stem or prefix}-{digest.hexdigest()}"
+
+
+def _content(value: Any) -> bytes:
+    """What tells a stored picture or label map from others: its bytes, else its path."""
+    if isinstance(value, Image.Image):
+        return repr((value.mode, value.size)).encode() + value.tobytes()
+    if isinstance(value, Mapping):
+        return value.get("bytes") or str(value.get("path")).encode()
+    return repr(value.tolist() if isinstance(value, np.ndarray) else value).encode()
+
+
 def _open(value: Any) -> Image.Image:
     """Opens a stored picture without decoding it where that is possible."""
     if isinstance(value, Image.Image):
@@ -140,7 +183,7 @@ def read_image(value: Any, name: str) -> Image.Image:
             if image.getexif().get(ORIENTATION, 1) == 1 and image.mode == "RGB" and "transparency" not in image.info:
                 return image.copy() if image is value else image
             pixels = read_picture(image, 0, True, True, False, image_mean=0.0, image_std=1.0)
-    except (*READ_ERRORS, ValueError) as error:
+    except READ_ERRORS as error:
         raise BadSampleError(_unreadable(value, name, error), "unreadable") from error
     return Image.fromarray(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)).round().astype(np.uint8))
 
@@ -269,4 +312,4 @@ class RowReader:
         return Image.fromarray(table[:256][stored] if stored.dtype == np.uint8 else table[stored.astype(np.int64)])
 
 
-__all__ = ["BadSampleError", "LabelMapping", "RowReader", "describe", "read_image", "upright_size"]
+__all__ = ["BadSampleError", "LabelMapping", "RowReader", "content_name", "describe", "read_image", "upright_size"]

@@ -24,6 +24,7 @@ class LayerDimensions(NamedTuple):
         hidden_size (`int`): number of channels of a token.
         num_attention_heads (`int`): number of heads, a divisor of `hidden_size`.
         intermediate_size (`int`): number of channels inside the MLP.
+        hidden_act (`str`): activation of the MLP, a key of `transformers.activations.ACT2FN`.
         qkv_bias (`bool`): whether queries, keys and values have a bias.
         hidden_dropout_prob (`float`): dropout in [0, 1) after the attention and after the MLP.
         attention_probs_dropout_prob (`float`): dropout in [0, 1) on the attention weights.
@@ -35,6 +36,7 @@ class LayerDimensions(NamedTuple):
     hidden_size: int
     num_attention_heads: int
     intermediate_size: int
+    hidden_act: str
     qkv_bias: bool
     hidden_dropout_prob: float
     attention_probs_dropout_prob: float
@@ -167,7 +169,7 @@ class AlgmMlpBlock(GradientCheckpointingLayer):
     `x + mlp(layernorm(x))` on a pack. Of a gated MLP, `fc1` computes the gate and, behind it, what passes through.
 
     Args:
-        config ([`AlgmConfig`]): for `hidden_act` and `layer_norm_eps`.
+        config ([`AlgmConfig`]): for `layer_norm_eps`.
         dimensions ([`LayerDimensions`])
         drop_path_rate (`float`): probability in [0, 1) to drop the branch of an image.
     """
@@ -177,7 +179,7 @@ class AlgmMlpBlock(GradientCheckpointingLayer):
         self.layernorm = nn.LayerNorm(dimensions.hidden_size, eps=config.layer_norm_eps)
         self.is_gated = dimensions.use_gated_mlp
         self.fc1 = nn.Linear(dimensions.hidden_size, dimensions.intermediate_size * (2 if self.is_gated else 1))
-        self.activation_fn = ACT2FN[config.hidden_act]
+        self.activation_fn = ACT2FN[dimensions.hidden_act]
         if dimensions.use_mlp_inner_norm:
             self.inner_layernorm = nn.LayerNorm(dimensions.intermediate_size, eps=config.layer_norm_eps)
         else:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.utils import logging
 
 from .configuration_algm import AlgmConfig
 from .image_processing_algm import AlgmImageProcessor
@@ -33,8 +34,11 @@ from .vit_weights import (
 )
 
 
+logger = logging.get_logger(__name__)
+
 HALF = [0.5, 0.5, 0.5]
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 
 # `model_type` of transformers -> what its modules do that no field of its config says. `mean` and `std` are those of
 # the published checkpoints, for sources without a preprocessor_config.json.
@@ -72,6 +76,9 @@ STATED_FIELDS = (
     "qkv_bias",
 )
 
+# What the weights cannot show but were trained with; a change breaks them as a change of shape would.
+TRAINED_WITH = ("hidden_act", "rope_theta", "rope_coordinates", "rope_reference_grid_size", "layer_scale_init_value")
+
 # timm architectures, by full name, whose functions follow from their weights and these settings. Others may have equal
 # names of weights and compute something else (rotary positions, post-norm, other activations).
 ROPE_EVA02 = {"rope_theta": 10000.0, "rope_coordinates": "index", "rope_reference_grid_size": 16}
@@ -105,12 +112,16 @@ PAPER_LAYERS = ((12, 5), (24, 7))
 
 
 class _Source(NamedTuple):
-    """What is known of a source: encoder weights, fields of [`AlgmConfig`], settings of [`AlgmImageProcessor`]."""
+    """
+    What is known of a source: encoder weights, fields of [`AlgmConfig`] and which of them cannot be changed, settings
+    of [`AlgmImageProcessor`], and which fields and settings are assumed.
+    """
 
     weights: dict[str, Tensor]
     config: dict[str, Any]
     fixed: frozenset[str]
     processor: dict[str, Any]
+    assumed: tuple[str, ...] = ()
 
 
 def from_vit(
@@ -119,6 +130,8 @@ def from_vit(
     num_labels: int | None = None,
     id2label: Mapping[int, str] | None = None,
     revision: str | None = None,
+    image_mean: float | Sequence[float] | None = None,
+    image_std: float | Sequence[float] | None = None,
     **config_overrides: Any,
 ) -> tuple[AlgmForSemanticSegmentation, AlgmImageProcessor]:
     """
@@ -130,8 +143,8 @@ def from_vit(
 
     - transformers: ViT, DeiT (distilled), DINOv2, DINOv2 with registers, DINOv3 ViT;
     - timm: ViT and AugReg, DeiT, DeiT III, FlexiViT, DINOv2, DINOv3, EVA and EVA-02, from a Hub repository, a folder
-      with timm's `config.json`, or a bare state dict (safetensors or torch file), which does not say everything: heads
-      are then taken to have 64 channels, and the images to be normalised with mean and std 0.5.
+      with timm's `config.json`, or a bare state dict (safetensors or torch file), which does not say everything: what
+      is assumed about heads, rotary positions and normalisation is logged as a warning.
 
     Other models are refused, among them those with windowed attention (Swin) or relative position biases (BEiT), which
     are not defined for merged tokens. What DINOv3 does to rotary positions in training only is not repeated.
@@ -145,14 +158,20 @@ def from_vit(
             Names of the classes `0..num_labels - 1`.
         revision (`str`, *optional*):
             Branch, tag or commit of a Hub repository.
+        image_mean, image_std (`float` or `Sequence[float]`, *optional*):
+            Mean and standard deviation of each channel, of intensities 0 to 1, that the source was trained with.
+            Without them, those of its preprocessing; of a bare state dict, the usual ones of what it looks like.
         config_overrides (*optional*):
             Fields of [`AlgmConfig`] that differ from the source or the defaults, such as `merge_threshold`,
             `decoder_type` or `drop_path_rate`. With another `image_size` the position embeddings are resized once, by
-            `position_interpolation`. Fields that the weights decide cannot be changed.
+            `position_interpolation`. Fields that the weights decide, or that they were trained with (`hidden_act`,
+            `num_attention_heads`, `rope_*`), cannot be changed; a bare state dict takes `num_attention_heads` and
+            `hidden_act`, which it does not say.
 
     Returns:
         `tuple[AlgmForSemanticSegmentation, AlgmImageProcessor]`: the model in float32, in evaluation mode on the CPU,
-        and the processor with the source's normalisation and size (its shortest edge in pixels).
+        and the processor with the source's normalisation and size (the shortest edge in pixels: that of its
+        preprocessing, or where a classifier crops what it resized, its `image_size`).
         `global_merge_layer`, unless given, is the paper's 5 of 12 or 7 of 24, and in proportion for other depths.
 
     Raises:
@@ -173,19 +192,21 @@ def from_vit(
         raise ValueError(f"{', '.join(unknown)}: expected fields of AlgmConfig.")
     files = VitFiles(name_or_path, revision)
     source = _read_source(files, config_overrides)
-    changed = [
-        f"{name}={config_overrides[name]!r} (the source has {source.config.get(name)!r})"
-        for name in sorted(source.fixed & set(config_overrides))
-        if config_overrides[name] != source.config.get(name)
-    ]
-    if changed:
-        raise ValueError(f"{', '.join(changed)}: expected what the weights of {files.name} decide.")
+    _refuse_changes(source, config_overrides, files.name)
     merging = {"global_merge_layer": _global_merge_layer(source.config["num_hidden_layers"])}
     config = AlgmConfig(**{**source.config, **merging, **config_overrides, **labels})
     _resize_stored_positions(source, config)
     model = AlgmForSemanticSegmentation(config)
     _load_strictly(model, source.weights, files.name)
-    settings = dict(source.processor)
+    given = {"image_mean": image_mean, "image_std": image_std}
+    settings = source.processor | {name: value for name, value in given.items() if value is not None}
+    values = {**source.config, **settings}
+    assumed = [name for name in source.assumed if name not in config_overrides and given.get(name) is None]
+    if assumed:
+        logger.warning(
+            f"{files.name} comes without config.json; assumed are "
+            f"{', '.join(f'{name}={values[name]!r}' for name in assumed)}. Arguments of these names change them."
+        )
     if "image_size" in config_overrides:
         settings["size"] = {"shortest_edge": min(_pair(config.image_size))}
     return model.eval(), AlgmImageProcessor(patch_size=config.patch_size, **settings)
@@ -206,6 +227,19 @@ def _labels(num_labels: int | None, id2label: Mapping[int, str] | None) -> dict[
             f"id2label has the indices {sorted(names)}: expected one name for each of 0 to {expected - 1}."
         )
     return {"id2label": names, "label2id": {name: index for index, name in names.items()}}
+
+
+def _refuse_changes(source: _Source, overrides: Mapping[str, Any], name: str) -> None:
+    """Refuses overrides of what cannot be changed; what a source does not have is the default of [`AlgmConfig`]."""
+    parameters = inspect.signature(AlgmConfig.__init__).parameters
+    values = {field: source.config.get(field, parameters[field].default) for field in source.fixed}
+    changed = [
+        f"{field}={overrides[field]!r} (the source has {values[field]!r})"
+        for field in sorted(source.fixed & set(overrides))
+        if overrides[field] != values[field]
+    ]
+    if changed:
+        raise ValueError(f"{', '.join(changed)}: expected what the weights of {name} were trained with.")
 
 
 def _global_merge_layer(num_hidden_layers: int) -> int | None:
@@ -255,7 +289,7 @@ def _read_transformers(files: VitFiles, saved: dict[str, Any]) -> _Source:
             raise ValueError(
                 f"config.json of {files.name} has {name}={saved[name]!r}: expected {config[name]} as in its weights."
             )
-    fixed = frozenset({*config, "num_attention_heads", "layer_scale_init_value"})
+    fixed = frozenset({*config, *TRAINED_WITH, "num_attention_heads"})
     # Configs of old releases leave out what is the default of the model.
     stated = {**CONFIG_MAPPING[model_type]().to_dict(), **saved}
     config |= {field: stated[name] for name, field in TRANSFORMERS_FIELDS.items() if stated.get(name) is not None}
@@ -291,14 +325,15 @@ def _size(grid: tuple[int, int], patch_size: int) -> int | list[int]:
 def _processor_settings(
     stated: Mapping[str, Any], known: Mapping[str, Any], config: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Normalisation, rescaling, filter and size of a preprocessor_config.json."""
+    """Normalisation, rescaling, filter and size of a preprocessor_config.json. What a classifier resizes to before it
+    crops is no size to work at: then it is the `image_size` of the config."""
     is_rgb = config["num_channels"] == 3
     settings = {"image_mean": [0.5], "image_std": [0.5], "do_convert_rgb": False}
     if is_rgb:
         settings = {"image_mean": known["mean"], "image_std": known["std"]}
     names = ("image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor", "resample")
     settings |= {name: stated[name] for name in names if stated.get(name) is not None}
-    size = stated.get("size")
+    size = None if stated.get("do_center_crop") else stated.get("size")
     if isinstance(size, Mapping):
         size = size.get("shortest_edge") or min((side for side in size.values() if side), default=None)
     return settings | {"size": {"shortest_edge": size if isinstance(size, int) else min(_pair(config["image_size"]))}}
@@ -325,7 +360,7 @@ def _read_timm(files: VitFiles, stated: dict[str, Any], overrides: Mapping[str, 
         )
     weights = rename_vit_weights(weights, TIMM_NAMES, files.name)
     config = architecture_of(weights, files.name)
-    fixed = frozenset({*config, "layer_scale_init_value"})
+    fixed = {*config, *TRAINED_WITH}
     if name is None:
         known = _guess_rope(weights, config)
     if stated.get("num_features") not in (None, config["hidden_size"]):
@@ -335,9 +370,17 @@ def _read_timm(files: VitFiles, stated: dict[str, Any], overrides: Mapping[str, 
         )
     config |= {"layer_norm_eps": 1e-6, "position_interpolation": "bicubic_antialias", **known}
     config["hidden_act"] = "silu" if config["use_gated_mlp"] else "gelu"
-    config["num_attention_heads"] = overrides.get("num_attention_heads") or _timm_heads(
-        name, config["hidden_size"], arguments, files.name
-    )
+    num_heads = _timm_heads(name, config["hidden_size"], arguments)
+    if num_heads is not None and (name is not None or "num_heads" in arguments):
+        fixed.add("num_attention_heads")
+    else:
+        num_heads = overrides.get("num_attention_heads") or num_heads
+    if num_heads is None:
+        raise ValueError(
+            f"{files.name} does not say how many heads its {config['hidden_size']} channels have: expected "
+            "num_attention_heads=..."
+        )
+    config["num_attention_heads"] = num_heads
     _add_layer_scale(config, weights)
     if config.get("rope_coordinates") == "index":
         halves_from_pairs(weights, config["num_attention_heads"])
@@ -352,8 +395,13 @@ def _read_timm(files: VitFiles, stated: dict[str, Any], overrides: Mapping[str, 
         "image_std": pretrained.get("std"),
         "resample": PIL_FILTERS.get(pretrained.get("interpolation")),
     }
-    processor = _processor_settings(stated_processor, {"mean": HALF, "std": HALF}, config)
-    return _Source(weights, config, fixed, processor)
+    mean, std = (HALF, HALF) if stated else _guess_normalisation(config)
+    processor = _processor_settings(stated_processor, {"mean": mean, "std": std}, config)
+    if stated:
+        return _Source(weights, config, frozenset(fixed), processor)
+    assumed = ["num_attention_heads", "hidden_act", "layer_norm_eps", "image_mean", "image_std"]
+    assumed += [] if config["use_absolute_position_embeddings"] else ["image_size"]
+    return _Source(weights, config, frozenset(fixed - {"hidden_act"}), processor, tuple(assumed))
 
 
 def _timm_architecture(name: str, source: str) -> dict[str, Any]:
@@ -376,18 +424,31 @@ def _guess_rope(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> dic
     return {}
 
 
-def _timm_heads(name: str | None, hidden_size: int, arguments: Mapping[str, Any], source: str) -> int:
+def _guess_normalisation(config: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """Mean and std of what a bare state dict looks like: EVA-02; DINOv3, distilled DeiT, DINOv2, DeiT III; others."""
+    if config.get("rope_coordinates") == "index":
+        return CLIP_MEAN, CLIP_STD
+    has_layer_scale = config["layer_scale_init_value"] is not None
+    if (
+        not config["use_absolute_position_embeddings"]
+        or config["use_distillation_token"]
+        or (has_layer_scale and config["use_class_token"])
+    ):
+        return IMAGENET_MEAN, IMAGENET_STD
+    return HALF, HALF
+
+
+def _timm_heads(name: str | None, hidden_size: int, arguments: Mapping[str, Any]) -> int | None:
+    """The number of heads of an architecture, or of the usual ones of a width; `None` for others."""
     if "num_heads" in arguments:
         return arguments["num_heads"]
     for pattern, num_heads in TIMM_HEADS.items():
         if name is not None and re.fullmatch(pattern, name):
             return num_heads
     num_heads = TIMM_HEADS_OF_WIDTH.get(hidden_size)
-    if num_heads is None and hidden_size % TIMM_HEAD_SIZE:
-        raise ValueError(
-            f"{source} does not say how many heads its {hidden_size} channels have: expected num_attention_heads=..."
-        )
-    return num_heads or hidden_size // TIMM_HEAD_SIZE
+    if num_heads is None and hidden_size % TIMM_HEAD_SIZE == 0:
+        num_heads = hidden_size // TIMM_HEAD_SIZE
+    return num_heads
 
 
 # Loading

@@ -30,7 +30,10 @@ def block(x, weights, name, heads, eps, activation):
 
 
 def naive_logits(image, model, activation):
-    """`(channels, height, width)` at the size of the position embeddings to `(num_labels, rows, columns)`."""
+    """
+    `(channels, height, width)` at the size of the position embeddings to `(num_labels, rows, columns)`. The activation
+    is the encoder's; the decoder has the exact GELU.
+    """
     config, eps = model.config, model.config.layer_norm_eps
     weights = {name: value.double() for name, value in model.state_dict().items()}
     patch, (rows, columns) = config.patch_size, config.position_grid_size
@@ -49,7 +52,7 @@ def naive_logits(image, model, activation):
     classes = weights["decode_head.class_embeddings"][0]
     x = torch.cat((linear(x, weights, "decode_head.projection"), classes))
     for layer in range(config.decoder_num_hidden_layers):
-        x = block(x, weights, f"decode_head.layers.{layer}", config.decoder_num_attention_heads, eps, activation)
+        x = block(x, weights, f"decode_head.layers.{layer}", config.decoder_num_attention_heads, eps, F.gelu)
     x = norm(x, weights, "decode_head.layernorm", eps)
     tokens = F.normalize(linear(x[: -len(classes)], weights, "decode_head.patch_projection"), dim=-1)
     masks = F.normalize(linear(x[-len(classes) :], weights, "decode_head.class_projection"), dim=-1)

@@ -1,5 +1,7 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
+from hashlib import sha256
+
 import pytest
 from segmentation_files import SIZE, build_layout, labels_of, load, write_image, write_labels
 from torchvision.datasets import Cityscapes
@@ -52,6 +54,23 @@ def test_coco_things_and_their_numbers_are_those_torchvision_knows():
     assert sorted(table.stored_labels + table.ignored_labels) == list(range(182))
 
 
+@pytest.mark.parametrize(
+    ("layout", "digest"),
+    [
+        ("ade20k", "f9dbd8a75a0722c971d8c82db76dc205e06cb422d98153f4e5bbf90408ef5438"),
+        ("pascal_context_59", "cd808465f06a16169edc25580073f0eda347e64f06cc1c2e24acd0b237f6497d"),
+    ],
+)
+def test_no_two_names_are_swapped(layout, digest):
+    names = "\n".join(read_class_table(layout).classes)
+    assert sha256(names.encode()).hexdigest() == digest, "compared with the release by hand: compare again"
+
+
+def test_pascal_context_59_is_in_alphabetical_order():
+    names = read_class_table("pascal_context_59").classes
+    assert names == sorted(names)
+
+
 def test_pascal_context_60_is_59_behind_the_background():
     with_background, without = read_class_table("pascal_context_60"), read_class_table("pascal_context_59")
     assert with_background.classes == ["background", *without.classes]
@@ -99,6 +118,15 @@ def test_pascal_context_takes_the_names_of_its_split_file_alone(tmp_path):
     (tmp_path / "JPEGImages/c.jpg").unlink()
     with pytest.raises(ValueError, match=r"JPEGImages/c\.jpg does not exist, but .*train\.txt names it"):
         load("pascal_context_59", tmp_path)
+
+
+def test_what_the_release_of_pascal_context_lacks_is_said_with_the_conversion_that_makes_it(tmp_path):
+    build_layout(tmp_path, "pascal_context_59", {"train": {"a": [1] * 6}})
+    with pytest.raises(ValueError, match=r"val\.txt does not exist, .*pascal_context\.py makes the label maps and"):
+        load("pascal_context_59", tmp_path)
+    (tmp_path / "SegmentationClassContext").rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=r"SegmentationClassContext does not exist, expected .*pascal_context\.py"):
+        load("pascal_context_59", tmp_path, ["train"])
 
 
 def test_cityscapes_reads_every_city_and_train_ids_where_there_are_no_ids(tmp_path):

@@ -12,11 +12,23 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from huggingface_hub import constants
-from naive_timm_vit import KINDS, WIDTH, timm_config, timm_features, timm_state_dict
 from safetensors.torch import load_file, save_file
 from source_vits import SOURCES, source_features, source_vit
+from timm_vits import (
+    ARCHITECTURES,
+    HEADS,
+    KINDS,
+    PATCH,
+    SIDE,
+    WIDTH,
+    timm_config,
+    timm_features,
+    timm_state_dict,
+    timm_vit,
+)
 from tiny_models import blocky_images, tiny_config, tiny_model
 from transformers import SwinConfig, SwinModel, ViTConfig, ViTImageProcessor, ViTModel
 
@@ -24,6 +36,7 @@ from algm_hf import AlgmForSemanticSegmentation, from_vit
 from algm_hf.conversion import check_saved_folder
 from algm_hf.rotary_positions import RotaryTable, rotary_table, rotate
 from algm_hf.token_merging import TokenPack
+from algm_hf.vit_conversion import _timm_heads
 
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "convert_checkpoint.py"
@@ -48,7 +61,7 @@ def saved(tmp_path_factory):
         if kind not in made:
             path, model = tmp_path_factory.mktemp(kind), None
             if kind in KINDS:
-                write_timm_folder(path, kind)
+                write_timm_folder(path, KINDS[kind])
             else:
                 model = source_vit(kind)
                 model.save_pretrained(path)
@@ -77,9 +90,9 @@ def source(saved, tmp_path):
     return write
 
 
-def write_timm_folder(folder, kind, **changes):
-    save_file(timm_state_dict(**KINDS[kind]), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(timm_config(kind) | changes))
+def write_timm_folder(folder, name, **changes):
+    save_file(timm_state_dict(name), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(timm_config(name) | changes))
     return folder
 
 
@@ -115,28 +128,62 @@ def test_positions_on_other_grids_are_those_of_the_source(saved, kind, grid):
     torch.testing.assert_close(features(model, images), source_features(original, images), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_timm_state_dicts_give_the_features_of_their_formulas(saved, kind):
-    model, processor = from_vit(saved(kind)[0], num_labels=3, use_token_merging=False)
-    images = blocky_images(2, 48, 48)
-    for image, found in zip(images, features(model, images), strict=True):
-        expected = timm_features(timm_state_dict(**KINDS[kind]), image, kind)
-        torch.testing.assert_close(found.double(), expected, atol=1e-4, rtol=0)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_state_dicts_of_every_accepted_architecture_give_the_features_of_timm(tmp_path, architecture):
+    write_timm_folder(tmp_path, architecture)
+    model, processor = from_vit(tmp_path, num_labels=3, use_token_merging=False)
+    original = timm_vit(architecture)
+    for size in ((SIDE, SIDE), (40, 88)):  # the native grid and another
+        images = blocky_images(2, *size)
+        expected = timm_features(original, images)
+        assert expected.std() > 0.3
+        torch.testing.assert_close(features(model, images), expected, atol=1e-4, rtol=0)
     assert list(processor.image_mean) == [0.1, 0.2, 0.3] and list(processor.image_std) == [0.4, 0.5, 0.6]
-    assert (dict(processor.size)["shortest_edge"], processor.patch_size, int(processor.resample)) == (48, 8, 3)
+    assert (dict(processor.size)["shortest_edge"], processor.patch_size, int(processor.resample)) == (SIDE, PATCH, 3)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "timm_gap"])
+def test_numbers_of_heads_are_those_of_timm():
+    with torch.device("meta"):
+        for architecture in ARCHITECTURES:
+            model = timm.create_model(architecture, depth=1)
+            assert _timm_heads(architecture, model.embed_dim, {}) == model.blocks[0].attn.num_heads, architecture
+
+
+# What the published weights of these were trained with. The plain EVA looks like any other ViT.
+NORMALISATIONS = {kind: timm.get_pretrained_cfg(architecture) for kind, architecture in KINDS.items()}
+NORMALISATIONS["timm_eva"] = timm.get_pretrained_cfg("vit_tiny_patch16_224")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_a_bare_timm_state_dict_needs_nothing_but_the_number_of_heads(tmp_path, kind, suffix):
-    weights, path = timm_state_dict(**KINDS[kind]), tmp_path / f"weights{suffix}"
+def test_a_bare_timm_state_dict_needs_nothing_but_the_number_of_heads(tmp_path, caplog, kind, suffix):
+    weights, path = timm_state_dict(KINDS[kind]), tmp_path / f"weights{suffix}"
     save_file(weights, path) if suffix == ".safetensors" else torch.save({"model": weights, "epoch": 3}, path)
     # DINOv3 has no position embeddings that would tell the size, and works at any.
-    model, processor = from_vit(path, num_labels=3, num_attention_heads=2, use_token_merging=False)
-    image = blocky_images(1, 48, 48)[0]
-    expected = timm_features(weights, image, kind)
-    torch.testing.assert_close(features(model, image[None])[0].double(), expected, atol=1e-4, rtol=0)
-    assert list(processor.image_mean) == list(processor.image_std) == [0.5, 0.5, 0.5]
+    with caplog.at_level("WARNING", logger="algm_hf"):
+        model, processor = from_vit(path, num_labels=3, num_attention_heads=HEADS, use_token_merging=False)
+    images = blocky_images(1, SIDE, SIDE)
+    torch.testing.assert_close(
+        features(model, images), timm_features(timm_vit(KINDS[kind]), images), atol=1e-4, rtol=0
+    )
+    assert tuple(processor.image_mean) == tuple(NORMALISATIONS[kind].mean)
+    assert tuple(processor.image_std) == tuple(NORMALISATIONS[kind].std)
+    (warning,) = caplog.messages
+    assert f"{path} comes without config.json; assumed are hidden_act=" in warning
+    assert f"image_mean={list(processor.image_mean)}" in warning and "num_attention_heads" not in warning
+
+
+def test_the_normalisation_can_be_given(tmp_path, saved, caplog):
+    path = tmp_path / "weights.safetensors"
+    save_file(timm_state_dict(KINDS["timm_dinov2"]), path)
+    given = {"image_mean": [0.2, 0.3, 0.4], "image_std": [0.9, 0.8, 0.7]}
+    for source in (path, saved("vit")[0]):
+        caplog.clear()
+        with caplog.at_level("WARNING", logger="algm_hf"):
+            heads = {"num_attention_heads": HEADS} if source == path else {}
+            processor = from_vit(source, num_labels=3, **heads, **given)[1]
+        assert (list(processor.image_mean), list(processor.image_std)) == tuple(given.values())
+        assert ("layer_norm_eps" in caplog.text) == (source == path) and "image_mean" not in caplog.text
 
 
 def test_another_image_size_resizes_the_stored_positions_once_to_the_same_features(saved):
@@ -236,6 +283,25 @@ def test_converted_models_run_in_half_precision_and_under_autocast(saved, kind):
         logits = model.to(torch.bfloat16)(images).logits
     assert logits.dtype == torch.bfloat16 and torch.isfinite(logits).all()
     assert (logits.argmax(1) == expected.argmax(1)).float().mean() > 0.8
+
+
+def test_compiled_rotary_positions_layer_scale_and_gated_mlps_compile_nothing_anew():
+    torch.compiler.reset()
+    parts = {"rope_theta": 100.0, "layer_scale_init_value": 0.5, "use_gated_mlp": True, "hidden_act": "silu"}
+    plain, compiled = (tiny_model(**parts, use_mlp_inner_norm=True, num_register_tokens=2) for _ in range(2))
+    compiled.compile(dynamic=True, backend="aot_eager")
+    counts = set()
+    with torch.no_grad():
+        for batch_size in (1, 2, 3, 1):  # one image, images alike, images apart
+            compiled(blocky_images(batch_size, 64, 64))
+        with torch.compiler.set_stance("fail_on_recompile"):
+            for seed in range(1, 9):
+                images = blocky_images(1 + seed % 3, 64, 64 + 8 * (seed % 4), seed=seed)
+                expected, found = (model(images, output_token_merging=True) for model in (plain, compiled))
+                torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=0)
+                counts.update(found.token_counts[:, -1].tolist())
+    assert len(counts) >= 8
+    torch.compiler.reset()
 
 
 def test_models_without_any_special_token_merge():
@@ -367,6 +433,26 @@ def test_the_processor_takes_the_settings_of_the_source(source):
     assert dict(processor.size)["shortest_edge"] == 80
 
 
+def test_what_a_classifier_resizes_to_before_it_crops_is_not_the_size_of_the_processor(saved, tmp_path):
+    folder = shutil.copytree(saved("dinov2")[0], tmp_path / "dinov2")
+    crops = {"size": {"shortest_edge": 64}, "do_center_crop": True, "crop_size": {"height": 56, "width": 56}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(crops))
+    model, processor = from_vit(folder, num_labels=3)
+    assert dict(processor.size)["shortest_edge"] == model.config.image_size == 56
+    (folder / "preprocessor_config.json").write_text(json.dumps(crops | {"do_center_crop": False}))
+    assert dict(from_vit(folder, num_labels=3)[1].size)["shortest_edge"] == 64
+
+
+@pytest.mark.parametrize("kind", ["vit_without_qkv_bias", "dinov3_swiglu"])
+def test_the_new_decoder_has_the_activation_of_segmenter(saved, kind):
+    model = converted(saved, kind)
+    assert model.config.hidden_act != "gelu"
+    values = torch.linspace(-3, 3, 50)
+    for layer in model.decode_head.layers:
+        torch.testing.assert_close(layer.mlp.activation_fn(values), values * (1 + torch.erf(values / 2**0.5)) / 2)
+    assert not torch.allclose(model.algm.layers[0].mlp.activation_fn(values), values * torch.sigmoid(1.7 * values))
+
+
 @pytest.mark.parametrize(("kind", "mean"), [("vit", [0.5, 0.5, 0.5]), ("dinov2", [0.485, 0.456, 0.406])])
 def test_without_a_processor_the_normalisation_is_that_of_the_published_models(saved, kind, mean):
     model, processor = from_vit(saved(kind)[0], num_labels=3)
@@ -449,6 +535,30 @@ def test_arguments_that_do_not_fit_are_refused(saved, arguments, message):
         from_vit(saved("vit")[0], **arguments)
 
 
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        ("timm_augreg", {"num_attention_heads": 4}, r"num_attention_heads=4 \(the source has 2\): expected what the"),
+        ("timm_dinov3", {"rope_theta": 10000.0}, r"rope_theta=10000\.0 \(the source has 100\.0\)"),
+        ("timm_augreg", {"rope_theta": 100.0}, r"rope_theta=100\.0 \(the source has None\)"),
+        ("timm_eva02_base", {"rope_coordinates": "centered"}, r"rope_coordinates='centered' \(the source has 'index'"),
+        ("timm_eva02_base", {"rope_reference_grid_size": 14}, r"rope_reference_grid_size=14 \(the source has 16\)"),
+        ("timm_eva02_base", {"hidden_act": "gelu"}, r"hidden_act='gelu' \(the source has 'silu'\)"),
+        ("dinov3", {"rope_theta": 50.0}, r"rope_theta=50\.0 \(the source has 100\.0\)"),
+        ("vit", {"hidden_act": "relu"}, r"hidden_act='relu' \(the source has 'gelu'\)"),
+    ],
+)
+def test_overrides_that_break_the_weights_are_refused(saved, kind, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        from_vit(saved(kind)[0], num_labels=3, **arguments)
+
+
+def test_overrides_that_say_what_the_source_has_are_taken(saved):
+    model = from_vit(saved("timm_dinov3")[0], num_labels=3, rope_theta=100.0, num_attention_heads=HEADS)[0]
+    assert model.config.rope_theta == 100.0
+    assert from_vit(saved("vit")[0], num_labels=3, rope_theta=None, hidden_act="gelu", layer_norm_eps=1e-5)
+
+
 @pytest.mark.parametrize("name", ["none/of/these", "missing.safetensors", "no such folder"])
 def test_a_path_that_does_not_exist_is_refused(name):
     with pytest.raises(ValueError, match=r"does not exist: expected a file of weights, a folder"):
@@ -477,7 +587,7 @@ def test_relative_position_biases_are_refused(source):
     "architecture", ["swin_tiny_patch4_window7_224", "samvit_base_patch16", "vit_base_patch16_rope_224", "resnet50"]
 )
 def test_other_architectures_of_timm_are_refused_by_name(tmp_path, architecture):
-    folder = write_timm_folder(tmp_path, "timm_augreg", architecture=architecture)
+    folder = write_timm_folder(tmp_path, KINDS["timm_augreg"], architecture=architecture)
     with pytest.raises(ValueError, match=rf"architecture='{architecture}': expected a plain ViT of timm"):
         from_vit(folder, num_labels=3)
 
@@ -492,11 +602,11 @@ def test_other_architectures_of_timm_are_refused_by_name(tmp_path, architecture)
 )
 def test_timm_configs_that_say_something_else_are_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        from_vit(write_timm_folder(tmp_path, "timm_augreg", **changes), num_labels=3, num_attention_heads=2)
+        from_vit(write_timm_folder(tmp_path, KINDS["timm_augreg"], **changes), num_labels=3, num_attention_heads=2)
 
 
 def test_a_width_without_a_known_number_of_heads_is_refused(tmp_path):
-    save_file(timm_state_dict(), tmp_path / "vit.safetensors")
+    save_file(timm_state_dict(KINDS["timm_augreg"]), tmp_path / "vit.safetensors")
     with pytest.raises(ValueError, match=rf"how many heads its {WIDTH} channels have: expected num_attention_heads"):
         from_vit(tmp_path / "vit.safetensors", num_labels=3)
 
@@ -582,7 +692,7 @@ class MakesAFolder:
 
 def test_code_inside_a_torch_file_is_not_run(tmp_path):
     trap, path = tmp_path / "ran", tmp_path / "weights.pth"
-    torch.save({"model": timm_state_dict(), "extra": MakesAFolder(trap)}, path)
+    torch.save({"model": timm_state_dict(KINDS["timm_augreg"]), "extra": MakesAFolder(trap)}, path)
     with pytest.raises(ValueError, match=r"weights\.pth is not a file of weights that can be read safely"):
         from_vit(path, num_labels=3)
     assert not trap.exists()
