@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
@@ -22,6 +23,7 @@ from .segmentation_datasets import DataArguments, SegmentationData, load_segment
 from .segmentation_evaluation import EvaluatedImage, describe_environment, evaluate_predictor
 from .segmentation_inference import SegmentationPredictor, config_settings
 from .segmentation_metrics import SegmentationConfusion, compute_metric, load_metric
+from .training_arguments import redacted
 from .visualization import make_palette
 
 
@@ -137,20 +139,20 @@ def check_same_classes(id2label: Mapping[int, str], model_labels: Mapping[int, s
     """Refuses a data set whose classes are not those of the model.
 
     Raises:
-        `ValueError`: If there are more or fewer of them, or the same names in another order.
+        `ValueError`: If there are more or fewer of them, or one that both know has another place.
     """
     if len(id2label) != len(model_labels):
         raise ValueError(
             f"the data set has {len(id2label)} classes and the model {len(model_labels)}, expected equal."
         )
     theirs, ours = dict(id2label), {int(index): name for index, name in model_labels.items()}
-    if set(theirs.values()) == set(ours.values()):
-        for index, name in theirs.items():
-            if ours[index] != name:
-                raise ValueError(
-                    f"class {index} is {name!r} in the data set and {ours[index]!r} in the model, expected the same "
-                    "order of classes."
-                )
+    for index, name in theirs.items():
+        places = [place for place, other in ours.items() if other == name]
+        if places and index not in places:
+            raise ValueError(
+                f"class {index} is {name!r} in the data set and {ours[index]!r} in the model, whose class {places[0]} "
+                f"is {name!r}: expected the same order of classes."
+            )
 
 
 class EvaluationRun:
@@ -185,7 +187,7 @@ class EvaluationRun:
         self.palette = self.data.palette or make_palette(self.data.id2label)
         self.folder = Path(arguments.output_dir)
         self.results = {
-            "command": shlex.join(["python", *sys.argv]),
+            "command": shlex.join(["python", *redacted(sys.argv)]),
             "arguments": asdict(arguments),
             "data_arguments": asdict(data_arguments),
             "environment": {**describe_environment(self.model), "processes": accelerator.num_processes},
@@ -251,7 +253,8 @@ class EvaluationRun:
             if self.arguments.save_predictions:
                 save_prediction(image, predictions, self.data.id2label, self.palette)
             if self.metric is not None:
-                self.metric.add(prediction=image.result.label_map, reference=image.row["annotation"])
+                # Arrays: the features of evaluate's metrics take no pictures.
+                self.metric.add(prediction=image.result.label_map, reference=np.asarray(image.row["annotation"]))
 
         return on_image
 

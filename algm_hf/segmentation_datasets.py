@@ -16,12 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
+from transformers.utils import logging
 
-from .dataset_checks import check_classes_found, check_rows, problem_report
+from .dataset_checks import SkippedSamples, check_classes_found, check_rows, problem_report
 from .dataset_layouts import LAYOUTS, VALIDATION_NAMES, ClassTable, list_folder, read_class_table
 from .segmentation_folder import read_classes
-from .segmentation_rows import BadSampleError, LabelMapping, RowReader
+from .segmentation_rows import BadSampleError, LabelMapping, RowReader, content_name
 
+
+logger = logging.get_logger(__name__)
 
 SPLITS = ("train", "evaluation")
 STREAM_SHARDS = 64  # a streamed folder can be read by this many workers
@@ -68,6 +71,13 @@ class DataArguments:
     streaming: bool = field(
         default=False, metadata={"help": "Read sample by sample, without a check of the whole set before."}
     )
+    shuffle_buffer_size: int = field(
+        default=1000,
+        metadata={
+            "help": "With streaming, training samples come in random order out of a buffer of so many, filled in the "
+            "order of the stream; 0 switches that off."
+        },
+    )
     skip_bad_samples: bool = field(
         default=False, metadata={"help": "Leave samples that cannot be used out and list them, instead of stopping."}
     )
@@ -81,9 +91,16 @@ class DataArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}, expected at least 1.")
+        if self.shuffle_buffer_size < 0:
+            raise ValueError(f"shuffle_buffer_size is {self.shuffle_buffer_size}, expected at least 0.")
         for value in self.ignore_labels:
             if not 0 <= value <= 65535:
                 raise ValueError(f"ignore_labels holds {value}, expected values from 0 to 65535.")
+        if self.skip_bad_samples and not self.check_files and not self.streaming:
+            raise ValueError(
+                "skip_bad_samples is True with check_files False, expected check_files True: without the check nobody "
+                "knows which samples to leave out before they are used."
+            )
 
 
 @dataclass
@@ -96,15 +113,22 @@ class SegmentationData:
             A map-style data set decodes in its transform: wrap it, do not replace the transform.
         id2label (`dict[int, str]`): Class names.
         palette (`list[tuple[int, int, int]]`, *optional*): The data set's own colour of each class, 0 to 255.
-        skipped (`list[str]`): One line per sample that was left out: file and reason. A stream adds to it while
-            it is read, in the process that reads it.
+        skipped_samples ([`SkippedSamples`]): What was left out. The workers of a stream add to it while they read.
     """
 
     train: datasets.Dataset | datasets.IterableDataset | None
     evaluation: datasets.Dataset | datasets.IterableDataset | None
     id2label: dict[int, str]
     palette: list[tuple[int, int, int]] | None = None
-    skipped: list[str] = field(default_factory=list)
+    skipped_samples: SkippedSamples = field(default_factory=SkippedSamples, repr=False)
+
+    @property
+    def skipped(self) -> list[str]:
+        """One line per sample that was left out so far: file and reason. A stream is read in several processes: this
+        holds what this process and its workers met; where every rank of a distributed run reads for itself, each
+        logs its own as warnings.
+        """
+        return self.skipped_samples.lines()
 
 
 @dataclass
@@ -116,30 +140,35 @@ class _Source:
     problems: list[BadSampleError] = field(default_factory=list)
     stores_classes: bool = False
     class_names: list[str] | None = None
+    shuffle_seed: int | None = None
 
 
 class _StreamReader:
     """[`RowReader`] for `IterableDataset.map(..., batched=True, batch_size=1)`: no row comes out of a bad one."""
 
-    def __init__(self, reader: RowReader, split: str, skipped: list[str] | None):
+    def __init__(self, reader: RowReader, split: str, skipped: SkippedSamples | None):
         self.reader = reader
         self.split = split
         self.skipped = skipped
 
-    def __call__(self, columns: Mapping[str, list], indices: list[int]) -> dict[str, list]:
+    def __call__(self, columns: Mapping[str, list]) -> dict[str, list]:
         row = {key: values[0] for key, values in columns.items()}
-        row.setdefault("name", _row_name(self.split, indices[0]))
+        if "name" not in row:  # workers read different parts of a stream: no number would be that of one row
+            row["name"] = content_name(row, self.split)
         try:
             return {key: [value] for key, value in self.reader.read(row).items()}
         except BadSampleError as error:
             if self.skipped is None:
                 raise
-            if str(error) not in self.skipped:  # a stream is read once an epoch
-                self.skipped.append(str(error))
+            line = _skip_line(row["name"], error)
+            if self.skipped.add(line):
+                logger.warning(f"Left out: {line}")
             return {key: [] for key in row}
 
 
-def load_segmentation_data(arguments: DataArguments, splits: Sequence[str] = SPLITS) -> SegmentationData:
+def load_segmentation_data(
+    arguments: DataArguments, splits: Sequence[str] = SPLITS, shuffle_seed: int | None = None
+) -> SegmentationData:
     """Loads the splits that are asked for.
 
     Unless `streaming` or `check_files=False`, every file is read once: whatever cannot be used stops here, with counts
@@ -149,6 +178,8 @@ def load_segmentation_data(arguments: DataArguments, splits: Sequence[str] = SPL
     Args:
         arguments ([`DataArguments`]): What to load.
         splits (`Sequence[str]`, *optional*, defaults to both): `"train"`, `"evaluation"`.
+        shuffle_seed (`int`, *optional*): Shuffles a stream of training samples with this seed, as
+            `shuffle_buffer_size` says; in another order after each `set_epoch`, in the same one for the same epoch.
 
     Returns:
         [`SegmentationData`]: The splits, `None` where not asked for.
@@ -168,7 +199,8 @@ def load_segmentation_data(arguments: DataArguments, splits: Sequence[str] = SPL
     for split, source in sources.items():
         reader = RowReader(_mapping(arguments, table, source))
         prepare = _prepare_stream if arguments.streaming else _prepare_rows
-        setattr(data, split, prepare(arguments, split, source, reader, data.skipped))
+        source.shuffle_seed = shuffle_seed if split == "train" else None
+        setattr(data, split, prepare(arguments, split, source, reader, data.skipped_samples))
     return data
 
 
@@ -259,7 +291,7 @@ def _load_dataset(arguments: DataArguments, name: str) -> datasets.Dataset | dat
     ) from reasons[0]
 
 
-def _load_saved(arguments: DataArguments, path: Path, name: str) -> datasets.Dataset | datasets.IterableDataset:
+def _load_saved(arguments: DataArguments, path: Path, name: str) -> datasets.Dataset:
     """Loads a split of what `save_to_disk` wrote."""
     for option in ("dataset_config", "revision", "data_dir"):
         if getattr(arguments, option) is not None:
@@ -270,8 +302,7 @@ def _load_saved(arguments: DataArguments, path: Path, name: str) -> datasets.Dat
     names = [each for each in (VALIDATION_NAMES if name == "validation" else (name,)) if each in saved]
     if not names:
         raise ValueError(f"dataset {path} has the splits {sorted(saved)}, expected one called {name!r}.")
-    rows = saved[names[0]]
-    return _as_stream(rows) if arguments.streaming else rows
+    return saved[names[0]]  # a stream begins behind the names of its rows
 
 
 def _as_stream(rows: datasets.Dataset) -> datasets.IterableDataset:
@@ -367,15 +398,14 @@ def _mapping(arguments: DataArguments, table: ClassTable, source: _Source) -> La
 
 
 def _prepare_rows(
-    arguments: DataArguments, split: str, source: _Source, reader: RowReader, skipped: list[str]
+    arguments: DataArguments, split: str, source: _Source, reader: RowReader, skipped: SkippedSamples
 ) -> datasets.Dataset:
     """Checks a map-style split and lets its rows be read when they are used."""
-    problems, good = list(source.problems), list(range(len(source.rows)))
+    bad: dict[int, BadSampleError] = {}
     if arguments.check_files:
         bad, counts = check_rows(source.rows, reader, source.where)
-        problems += bad.values()
-        good = [index for index in good if index not in bad]
-    _settle(arguments, problems, len(source.rows), source, reader, skipped)
+    good = [index for index in range(len(source.rows)) if index not in bad]
+    _settle(arguments, source, bad, reader, skipped)
     if not good:
         raise ValueError(f"no sample of {source.where} can be used, expected at least one.")
     if arguments.check_files:
@@ -385,31 +415,43 @@ def _prepare_rows(
 
 
 def _prepare_stream(
-    arguments: DataArguments, split: str, source: _Source, reader: RowReader, skipped: list[str]
+    arguments: DataArguments, split: str, source: _Source, reader: RowReader, skipped: SkippedSamples
 ) -> datasets.IterableDataset:
     """Lets the rows of a stream be read and checked as they come."""
     rows = source.rows
     if isinstance(rows, datasets.Dataset):
-        _settle(arguments, source.problems, len(rows), source, reader, skipped)
+        _settle(arguments, source, {}, reader, skipped)
         if not len(rows):
             raise ValueError(f"no sample of {source.where} can be used, expected at least one.")
         rows = _as_stream(rows)
+    if source.shuffle_seed is not None and arguments.shuffle_buffer_size:
+        # Before pictures are decoded, so that the buffer stays small.
+        rows = rows.shuffle(seed=source.shuffle_seed, buffer_size=arguments.shuffle_buffer_size)
     read = _StreamReader(reader, _split_name(arguments, split), skipped if arguments.skip_bad_samples else None)
-    return rows.map(read, with_indices=True, batched=True, batch_size=1)
+    return rows.map(read, batched=True, batch_size=1)
 
 
 def _settle(
     arguments: DataArguments,
-    problems: list[BadSampleError],
-    total: int,
     source: _Source,
+    bad: Mapping[int, BadSampleError],
     reader: RowReader,
-    skipped: list[str],
+    skipped: SkippedSamples,
 ) -> None:
-    """Stops at problems, or lists them where they are to be skipped."""
+    """Stops at problems, of the source and of rows by their index, or lists them where they are to be skipped."""
+    problems = [*source.problems, *bad.values()]
     if problems and not arguments.skip_bad_samples:
-        raise ValueError(problem_report(problems, total + len(source.problems), source.where, reader.mapping))
-    skipped += [str(problem) for problem in problems]
+        total = len(source.rows) + len(source.problems)
+        raise ValueError(problem_report(problems, total, source.where, reader.mapping))
+    for problem in source.problems:
+        skipped.add(str(problem))
+    for index, problem in bad.items():
+        skipped.add(_skip_line(source.rows[index]["name"], problem))
+
+
+def _skip_line(name: str, problem: BadSampleError) -> str:
+    """What tells a sample that is left out from all others: rows may store pictures under the same file name."""
+    return str(problem) if name in str(problem) else f"{name}: {problem}"
 
 
 __all__ = ["DataArguments", "SegmentationData", "load_segmentation_data", "read_id2label"]

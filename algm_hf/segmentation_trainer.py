@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,22 +20,38 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import EvalPrediction
 
 from .configuration_algm import AlgmConfig
+from .hub_publishing import PublishingMixin
 from .modeling_algm import AlgmForSemanticSegmentation
 from .segmentation_inference import SegmentationPredictor, config_settings, unwrapped
 from .segmentation_metrics import confusion_scores, image_confusion
 from .segmentation_training import (
+    EndlessStream,
     StopRequest,
     TokenMeter,
     TrainingAndEvaluationCollator,
     TrainingClock,
     numbered,
+    set_epoch,
 )
+
+
+@contextmanager
+def without_autocast(model: nn.Module) -> Iterator[None]:
+    """Takes accelerate's mixed precision off a model for the duration of a `with` block: an evaluation amid a training
+    runs in the precision of the weights, as does that of the saved model."""
+    bare = unwrapped(model)
+    wrapped = bare.__dict__.pop("forward", None)  # accelerate hides the method of the class behind it
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            bare.__dict__["forward"] = wrapped
 
 
 def predict_batch(
     predictor: SegmentationPredictor, batch: Mapping[str, Any], seen: int, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, Tensor]:
-    """Segments the images of a batch and counts their pixels.
+    """Segments the images of a batch, without accelerate's mixed precision, and counts their pixels.
 
     Args:
         predictor ([`SegmentationPredictor`]): Decides how.
@@ -58,7 +74,8 @@ def predict_batch(
         if index > seen:
             places.append(place)
             seen = index
-    results = predictor([batch["image"][place] for place in places]) if places else []
+    with without_autocast(predictor.model):
+        results = predictor([batch["image"][place] for place in places]) if places else []
     for place, result in zip(places, results, strict=True):
         annotation = batch["annotation"][place]
         confusions[place] = image_confusion(result.label_map, annotation, config.num_labels, ignore_index)
@@ -193,11 +210,14 @@ def is_sharded(accelerator) -> bool:
 
 def model_to_evaluate(accelerator, model: nn.Module) -> nn.Module:
     """The model itself without wrappers or, where it is sharded, a copy of the whole."""
-    return whole_model(model, accelerator.device) if is_sharded(accelerator) else accelerator.unwrap_model(model)
+    if is_sharded(accelerator):
+        return whole_model(model, accelerator.device)
+    model = accelerator.unwrap_model(model)
+    return getattr(model, "_orig_mod", model)  # images of many sizes would be compiled anew each time
 
 
 class NothingLeftToTrain(ValueError):
-    """The checkpoint to go on with has all its steps; Trainer would run one more."""
+    """The checkpoint to go on with has all its steps; Trainer would run one more. Its weights and state are loaded."""
 
 
 class _StepCallback(TrainerCallback):
@@ -214,11 +234,12 @@ class _StepCallback(TrainerCallback):
             )
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        # accelerate's data loader does not tell the data set when there are several processes. It does tell a stream,
-        # of which Trainer knows no epochs.
-        rows = self.trainer.train_dataset
-        if hasattr(rows, "set_epoch") and hasattr(rows, "__len__"):
-            rows.set_epoch(int(state.epoch or 0))
+        # accelerate does not tell the data set when there are several processes. A stream counts its passes itself.
+        rows, epoch = self.trainer.train_dataset, int(state.epoch or 0)
+        if hasattr(rows, "__len__"):
+            set_epoch(kwargs["train_dataloader"], epoch)
+            if hasattr(rows, "set_epoch"):
+                rows.set_epoch(epoch)
 
     def on_step_begin(self, args, state, control, **kwargs):
         self._start = time.perf_counter()
@@ -231,28 +252,35 @@ class _StepCallback(TrainerCallback):
 
     def on_epoch_end(self, args, state, control, **kwargs):
         stop = self.trainer.stop
-        if stop is not None and stop.signal is not None and state.global_step < state.max_steps:
+        if stop is None or stop.signal is None or state.global_step >= state.max_steps:
+            return
+        if state.epoch != int(state.epoch):
             # No epoch has ended; on_step_end has saved, and a score from here would not be one of the whole run.
             control.should_evaluate = control.should_save = False
+        elif control.should_evaluate:
+            control.should_save = True  # what on_step_end has saved lacks the score
 
 
-class SegmentationTrainer(Trainer):
+class SegmentationTrainer(PublishingMixin, Trainer):
     """
     [`Trainer`] for [`AlgmForSemanticSegmentation`].
 
     Evaluation sees the images at their original size through [`SegmentationPredictor`], as `scripts/evaluate.py` does,
     and gives the same numbers. Trainer's own loop adds up one confusion matrix per image (`batch_eval_metrics`), so
-    its memory does not grow with the number of images, and several processes give the numbers of one.
+    its memory does not grow with the number of images, and several processes give the numbers of one. `push_to_hub`
+    publishes in one commit, with a card of what was recorded, see [`PublishingMixin`].
 
     Args:
         model ([`AlgmForSemanticSegmentation`])
         args ([`SegmentationTrainingArguments`])
-        train_dataset (`Dataset`, *optional*): Rows of `pixel_values` and `labels`, see [`AugmentedDataset`].
+        train_dataset (`Dataset`, *optional*): Rows of `pixel_values` and `labels`, see [`AugmentedDataset`]. A stream
+            is read pass after pass, see [`EndlessStream`].
         eval_dataset (`Dataset`, *optional*): Rows of `image` and `annotation`.
         processing_class ([`AlgmImageProcessor`])
         train_with_merging (`bool`, *optional*, defaults to `True`): Whether training steps merge tokens. Evaluation
             and the saved model do as the config says in any case.
         stop ([`StopRequest`], *optional*): Ends the training with a checkpoint.
+        card_facts (`dict`, *optional*): Fields of [`~card_facts.CardFacts`] that no file records, such as `license`.
         kwargs: Further arguments of [`Trainer`].
 
     Attributes:
@@ -269,11 +297,15 @@ class SegmentationTrainer(Trainer):
         eval_dataset=None,
         train_with_merging: bool = True,
         stop: StopRequest | None = None,
+        card_facts: Mapping[str, Any] | None = None,
         **kwargs,
     ):
+        self.card_facts = dict(card_facts or {})
         self.train_with_merging, self.stop = train_with_merging, stop
         self.clock, self.scores = TrainingClock(), {}
         self._sums, self._seen, self._predictor = None, -1, None
+        if train_dataset is not None and not hasattr(train_dataset, "__len__"):
+            train_dataset = EndlessStream(train_dataset)  # Trainer knows no passes of a stream
         super().__init__(
             model=model,
             args=args,
@@ -325,13 +357,15 @@ class SegmentationTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def _save(self, output_dir=None, state_dict=None):
-        if not is_sharded(self.accelerator):
-            return super()._save(output_dir, state_dict)
-        sharded, self.model = self.model, bare_model(unwrapped(self.model).config)
+        """Trainer's, of a sharded model as of a whole one, and without the token in `training_args.bin`."""
+        model, token = self.model, self.args.hub_token
         try:
+            self.args.hub_token = None
+            if is_sharded(self.accelerator):
+                self.model = bare_model(unwrapped(model).config)
             return super()._save(output_dir, state_dict)
         finally:
-            self.model = sharded
+            self.model, self.args.hub_token = model, token
 
     # Evaluation
 
@@ -346,13 +380,16 @@ class SegmentationTrainer(Trainer):
         if eval_dataset is None:
             raise ValueError("eval_dataset is None, expected rows to evaluate.")
         rows = numbered(eval_dataset)
-        workers = self.args.dataloader_num_workers
+        settings = {"dataloader_drop_last": False}  # every image counts
+        if not hasattr(rows, "__len__"):  # the workers of a stream would number their own parts
+            settings |= {"dataloader_num_workers": 0, "dataloader_persistent_workers": False}
+            settings |= {"dataloader_prefetch_factor": None}
+        before = {name: getattr(self.args, name) for name in settings}
         try:
-            if not hasattr(rows, "__len__"):  # the workers of a stream would number their own parts
-                self.args.dataloader_num_workers = 0
+            vars(self.args).update(settings)
             return super().get_eval_dataloader(rows)
         finally:
-            self.args.dataloader_num_workers = workers
+            vars(self.args).update(before)
 
     def evaluation_loop(self, *args, **kwargs):
         """Trainer's, from zero."""
@@ -369,10 +406,25 @@ class SegmentationTrainer(Trainer):
         """No loss; confusion matrices and tokens of the batch, see [`predict_batch`]; its `index` `(batch_size,)`."""
         if self._predictor is None:
             self._predictor = SegmentationPredictor(model_to_evaluate(self.accelerator, model), self.processing_class)
-        with self.accelerator.autocast():
-            counts = predict_batch(self._predictor, inputs, self._seen, self.args.device)
+        counts = predict_batch(self._predictor, inputs, self._seen, self.args.device)
         self._seen = max(self._seen, int(inputs["index"].max()))
         return None, counts, inputs["index"].to(self.args.device)
+
+    def predict(self, *args, **kwargs):
+        """Not Trainer's, which would keep every label map.
+
+        Raises:
+            `ValueError`: Always.
+        """
+        raise ValueError(
+            "SegmentationTrainer.predict does not give label maps, expected SegmentationPredictor(model, processor) "
+            "of algm_hf.segmentation_inference; evaluate() gives the scores."
+        )
+
+    def load_best_weights(self) -> None:
+        """What `load_best_model_at_end` does at the end of a training, for one that has nothing left to train."""
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            self._load_best_model()
 
     def _add_batch(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, float]:
         confusions, tokens = prediction.predictions
@@ -395,4 +447,5 @@ __all__ = [
     "predict_batch",
     "scalar_metrics",
     "whole_model",
+    "without_autocast",
 ]

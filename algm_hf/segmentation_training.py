@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import json
 import os
 import re
@@ -163,6 +165,52 @@ class NumberedStream(torch.utils.data.IterableDataset):
             yield {"image": row["image"], "annotation": row["annotation"], "index": index}
 
 
+class EndlessStream(torch.utils.data.IterableDataset):
+    """A stream pass after pass, so that a place in it is the number of rows before it, whichever pass it lies in.
+
+    Args:
+        stream ([`AugmentedIterableDataset`]): Its `set_epoch` gets the number of the pass, from 0.
+
+    Raises:
+        `ValueError`: When a pass gives no row.
+    """
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __iter__(self):
+        in_worker = torch.utils.data.get_worker_info() is not None
+        # Workers are not in the same pass all the time, and would share the number of it.
+        stream = copy.deepcopy(self.stream) if in_worker else self.stream
+        for epoch in itertools.count():
+            stream.set_epoch(epoch)
+            row = None
+            for row in stream:
+                yield row
+            if row is None and in_worker:
+                return  # there are more workers than parts
+            if row is None:
+                raise ValueError("the training stream holds no sample that can be used, expected at least one.")
+
+
+def set_epoch(loader, epoch: int) -> None:
+    """Tells an accelerate data loader its epoch, and the sampler however deep it is wrapped: accelerate does not reach
+    it on several processes, and older versions nowhere once batches are skipped.
+
+    Args:
+        loader (`DataLoader`): Before batches are skipped.
+        epoch (`int`): Counted from 0.
+    """
+    if hasattr(loader, "set_epoch"):
+        loader.set_epoch(epoch)
+    sampler = getattr(loader, "batch_sampler", None)
+    while sampler is not None:
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+        inner = getattr(sampler, "batch_sampler", None)
+        sampler = getattr(sampler, "sampler", None) if inner is None else inner
+
+
 def numbered(rows) -> NumberedRows | NumberedStream:
     """Rows with their numbers, whichever kind they are."""
     return NumberedRows(rows) if hasattr(rows, "__len__") else NumberedStream(rows)
@@ -274,26 +322,33 @@ class StopRequest:
         return self.signal is not None
 
 
-def checkpoints(output_dir: str | Path, num_processes: int = 1) -> tuple[list[Path], list[Path]]:
+def checkpoints(output_dir: str | Path) -> tuple[list[Path], list[Path]]:
     """The folders `checkpoint-<step>` in a folder, by their step.
 
     Args:
         output_dir (`str` or `Path`): Where a training writes.
-        num_processes (`int`, *optional*, defaults to 1): Processes of the training; each saves its random state.
 
     Returns:
         `tuple[list[Path], list[Path]]`: those that are complete, and those that a killed training left unfinished.
     """
     folders = [path for path in Path(output_dir).glob("checkpoint-*") if re.fullmatch(r"\d+", path.name[11:])]
     complete, unfinished = [], []
-    for folder in sorted(folders, key=lambda path: int(path.name[11:])):
+    for folder in sorted(folders, key=_step_of):
         try:
             json.loads((folder / STATE_NAME).read_text(encoding="utf-8"))
-            states = len(list(folder.glob("rng_state*.pth"))) + len(list(folder.glob("random_states_*.pkl")))
-            (complete if states >= num_processes else unfinished).append(folder)
+            (complete if _saved_processes(folder) else unfinished).append(folder)
         except (OSError, ValueError):
             unfinished.append(folder)
     return complete, unfinished
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name[11:])
+
+
+def _saved_processes(folder: Path) -> int:
+    """How many processes have saved their random state in a checkpoint."""
+    return len(list(folder.glob("rng_state*.pth"))) + len(list(folder.glob("random_states_*.pkl")))
 
 
 def checkpoint_to_resume(requested: str | None, output_dir: str | Path, num_processes: int = 1) -> str | None:
@@ -301,15 +356,18 @@ def checkpoint_to_resume(requested: str | None, output_dir: str | Path, num_proc
 
     Args:
         requested (`str`, *optional*): A folder; `"last"` or `"true"`; `"auto"`; `None` or `"false"` to begin anew.
-        output_dir, num_processes: See [`checkpoints`].
+        output_dir (`str` or `Path`): Where the training writes.
+        num_processes (`int`, *optional*, defaults to 1): Processes of the training; a checkpoint of fewer or more
+            cannot be gone on with, as they would see other images.
 
     Returns:
         `str` or `None`: The folder, or `None` to begin anew.
 
     Raises:
-        `ValueError`: If there is no such complete checkpoint, or a new training would mix with an old one.
+        `ValueError`: If there is no such complete checkpoint, it comes from another number of processes, or the
+            training would mix with another one.
     """
-    complete, unfinished = checkpoints(output_dir, num_processes)
+    complete, unfinished = checkpoints(output_dir)
     choice = (requested or "false").lower()
     if choice == "false":
         if complete or unfinished:
@@ -324,25 +382,53 @@ def checkpoint_to_resume(requested: str | None, output_dir: str | Path, num_proc
                 f"--resume_from_checkpoint {requested}: {output_dir} holds no complete checkpoint, expected at least "
                 "one (auto begins anew where there is none)."
             )
-        return str(complete[-1]) if complete else None
+        return str(_last_of(complete, num_processes)) if complete else None
     folder = Path(requested)
-    if folder not in checkpoints(folder.parent, num_processes)[0]:
+    if folder not in checkpoints(folder.parent)[0]:
         raise ValueError(f"--resume_from_checkpoint {requested} is no complete checkpoint, expected such a folder.")
+    later = [path.name for path in complete if _step_of(path) > _step_of(folder)]
+    if later:
+        raise ValueError(
+            f"--resume_from_checkpoint {requested}: --output_dir {output_dir} holds the later {', '.join(later)}, "
+            "expected another folder, or one from which they were removed."
+        )
+    _last_of([folder], num_processes)  # refuses those of other numbers of processes
     return requested
 
 
-def remove_old_checkpoints(output_dir: str | Path, limit: int | None, best: str | Path | None = None) -> None:
-    """Keeps the last `limit` checkpoints (all, if `None`), and the best one in any case."""
+def _last_of(complete: Sequence[Path], num_processes: int) -> Path:
+    """The last checkpoint that as many processes have saved; one in which some are missing was left unfinished."""
+    fitting = [folder for folder in complete if _saved_processes(folder) == num_processes]
+    if not fitting:
+        raise ValueError(
+            f"{complete[-1]} was saved by {_saved_processes(complete[-1])} processes and this training has "
+            f"{num_processes}, expected as many; another number can only begin a new training (--init_from)."
+        )
+    return fitting[-1]
+
+
+def is_finished(output_dir: str | Path, step: int) -> bool:
+    """Whether the results of a training that ended after `step` steps are there: its state is written last."""
+    try:
+        state = json.loads((Path(output_dir) / STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return state.get("global_step", -1) >= step
+
+
+def remove_old_checkpoints(output_dir: str | Path, limit: int | None, kept: Sequence[str | Path] = ()) -> None:
+    """Removes the oldest checkpoints beyond `limit` (none, if `None` or 0), never the last one or one of `kept`."""
     complete, _ = checkpoints(output_dir)
     if not limit:
         return
-    kept = {folder.resolve() for folder in complete[-1:]} | ({Path(best).resolve()} if best else set())
-    removable = [folder for folder in complete if folder.resolve() not in kept]
-    for folder in removable[: max(0, len(complete) - max(limit, len(kept)))]:
+    spared = {folder.resolve() for folder in (*complete[-1:], *map(Path, kept))}
+    removable = [folder for folder in complete if folder.resolve() not in spared]
+    for folder in removable[: max(0, len(complete) - limit)]:
         shutil.rmtree(folder)
 
 
 __all__ = [
+    "EndlessStream",
     "NumberedRows",
     "NumberedStream",
     "SegmentationCollator",
@@ -354,6 +440,8 @@ __all__ = [
     "TrainingClock",
     "checkpoint_to_resume",
     "checkpoints",
+    "is_finished",
     "numbered",
     "remove_old_checkpoints",
+    "set_epoch",
 ]

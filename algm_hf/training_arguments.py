@@ -12,6 +12,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +32,11 @@ MIN_LEARNING_RATE, POLYNOMIAL_POWER = 1e-5, 0.9
 
 @dataclass
 class ModelArguments:
-    """The model to start from and what to change about it. Fields left unset keep the values of `init_from`."""
+    """The model to start from and what to change about it.
+
+    Fields left unset keep the values of `init_from`, but for the recipe's `drop_path_rate` and `decoder_dropout_prob`,
+    which are set in any case, and `class_weights`, of which there are none unless given.
+    """
 
     init_from: str = field(
         default="scratch:s",
@@ -50,6 +57,10 @@ class ModelArguments:
     patch_size: int | None = field(default=None, metadata={"help": "Side of a patch in pixels."})
     num_register_tokens: int | None = field(default=None, metadata={"help": "Register tokens."})
     layer_norm_eps: float | None = field(default=None, metadata={"help": "Epsilon of every LayerNorm."})
+    position_interpolation: str | None = field(
+        default=None,
+        metadata={"help": "How position embeddings are resized: bilinear (Segmenter), bicubic or bicubic_antialias."},
+    )
     initializer_range: float | None = field(default=None, metadata={"help": "Standard deviation of random weights."})
     hidden_dropout_prob: float | None = field(default=None, metadata={"help": "Dropout of the encoder."})
     attention_probs_dropout_prob: float | None = field(
@@ -150,11 +161,12 @@ class AugmentationArguments:
 @dataclass
 class SegmentationTrainingArguments(TrainingArguments):
     """
-    transformers' [`TrainingArguments`] with the defaults of the paper's recipe and one field more.
+    transformers' [`TrainingArguments`] with the defaults of the paper's recipe and two fields more.
 
     Args:
         layer_decay (`float`, *optional*): In (0, 1]: each layer below the decoder learns at this multiple of the rate
             of the layer above it; with `--optim adamw_torch`.
+        hub_license (`str`, *optional*): For the model card: an identifier of the Hub's list of licences.
     """
 
     output_dir: str = field(
@@ -180,7 +192,8 @@ class SegmentationTrainingArguments(TrainingArguments):
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
     save_total_limit: int | None = field(
-        default=2, metadata={"help": "Checkpoints to keep besides the best and the last one."}
+        default=2,
+        metadata={"help": "Checkpoints to keep in all: the last one and, from 2 on, the best one are among them."},
     )
     metric_for_best_model: str | None = field(
         default="eval_mean_iou", metadata={"help": "What decides which checkpoint is the best."}
@@ -194,6 +207,12 @@ class SegmentationTrainingArguments(TrainingArguments):
             "help": "A checkpoint folder; last (or true) for the last complete one in output_dir; auto for the last "
             "one if there is one."
         },
+    )
+    hub_strategy: str = field(
+        default="end", metadata={"help": "When --push_to_hub uploads: end, or with the others while training, too."}
+    )
+    hub_license: str | None = field(
+        default=None, metadata={"help": "License of the weights for the model card, as the Hub calls it: mit, ..."}
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Has to stay false."})
     batch_eval_metrics: bool = field(default=True, metadata={"help": "Has to stay true."})
@@ -235,9 +254,20 @@ class SegmentationTrainingArguments(TrainingArguments):
                 raise ValueError(f"--{name} is {getattr(self, name)}, expected at least 1.")
         if self.max_steps <= 0 and self.num_train_epochs <= 0:
             raise ValueError(f"--num_train_epochs is {self.num_train_epochs}, expected more than 0.")
+        if self.dataloader_persistent_workers and self.dataloader_num_workers < 1:
+            raise ValueError(
+                f"--dataloader_persistent_workers with --dataloader_num_workers {self.dataloader_num_workers}, "
+                "expected at least 1."
+            )
+        # transformers turns the repository name into the name of a Python module.
         if self.push_to_hub and self.hub_model_id is not None and "." in self.hub_model_id:
-            # transformers turns the repository name into the name of a Python module.
             raise ValueError(f"--hub_model_id {self.hub_model_id} holds a dot, expected a name without dots.")
+        name = Path(self.output_dir).absolute().name
+        if self.push_to_hub and self.hub_model_id is None and "." in name:
+            raise ValueError(
+                f"--push_to_hub names the repository after --output_dir, and {name} holds a dot; expected "
+                "--hub_model_id with a name without dots."
+            )
 
 
 class OneLineParser(HfArgumentParser):
@@ -290,6 +320,47 @@ def _command_line_of(path: str, parser: OneLineParser) -> list[str]:
     return tokens
 
 
+def redacted(argv: Sequence[str]) -> list[str]:
+    """A command line without its secrets.
+
+    Args:
+        argv (`Sequence[str]`)
+
+    Returns:
+        `list[str]`: the values of `--hub_token`, `--push_to_hub_token` and every other `--*_token` (or `-token`)
+        replaced by the name of the option, such as `<HUB_TOKEN>`.
+    """
+    tokens: list[str] = []
+    hidden = None
+    for token in argv:
+        if hidden is not None and not token.startswith("--"):
+            tokens.append(hidden)
+            hidden = None
+            continue
+        found = re.match(r"--((?:[\w-]*[_-])?token)(=|$)", token)
+        hidden = f"<{found[1].replace('-', '_').upper()}>" if found else None
+        tokens.append(token[: found.end()] + hidden if found and found[2] else token)
+        hidden = None if found and found[2] else hidden
+    return tokens
+
+
+def resume_command(argv: Sequence[str]) -> str:
+    """The command that goes on with a training.
+
+    Args:
+        argv (`Sequence[str]`): Of the training, with the name of the script.
+
+    Returns:
+        `str`: for a shell, without secrets.
+    """
+    kept, skip = [], False
+    for token in redacted(argv):
+        if not skip and not token.startswith("--resume_from_checkpoint"):
+            kept.append(token)
+        skip = token == "--resume_from_checkpoint"
+    return shlex.join([Path(sys.executable).name, *kept, "--resume_from_checkpoint", "last"])
+
+
 def parse_arguments(
     argument_types: Sequence[type], argv: Sequence[str], description: str | None = None
 ) -> tuple[list[Any], set[str]]:
@@ -335,4 +406,6 @@ __all__ = [
     "field_names",
     "parse_arguments",
     "read_config",
+    "redacted",
+    "resume_command",
 ]

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shlex
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -26,7 +27,7 @@ from .image_processing_algm import AlgmImageProcessor
 from .modeling_algm import AlgmForSemanticSegmentation
 from .segmentation_augmentation import AugmentedDataset, AugmentedIterableDataset, SegmentationAugmentation
 from .segmentation_evaluation import PACKAGES, installed_versions
-from .training_arguments import AugmentationArguments, ModelArguments
+from .training_arguments import AugmentationArguments, ModelArguments, redacted
 
 
 SCRATCH = "scratch:"
@@ -164,7 +165,8 @@ def source_of(arguments: ModelArguments) -> str:
     path = Path(name)
     if name.startswith(SCRATCH):
         return "scratch"
-    if path.suffix == ".pth" or (path / "checkpoint.pth").is_file():
+    described = path.suffix == ".pth" and (path.parent / "variant.yml").is_file()
+    if described or (path / "checkpoint.pth").is_file():
         return "release"
     if path.is_file() or (path.is_dir() and not (path / "config.json").is_file()):
         return "vit"  # timm weights
@@ -406,9 +408,21 @@ def check_optimization(arguments: TrainingArguments) -> None:
         raise ValueError(f"--optim {arguments.optim} or --lr_scheduler_type does not fit: {error}") from error
 
 
+def package_commit() -> str | None:
+    """The commit that this package is checked out at; `None` for an installed one, or without git."""
+    folder = Path(__file__).resolve().parent.parent
+    if not (folder / ".git").exists():  # the repository of something else may lie further up
+        return None
+    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
 def save_run_arguments(output_dir: str | Path, **arguments: Any) -> dict[str, tuple[Any, Any]]:
-    """Writes `training_arguments.json`: the command, every argument and the versions, and those of earlier runs that
-    this one goes on with.
+    """Writes `training_arguments.json`: the command without its secrets, every argument, the versions and the commit,
+    and those of earlier runs that this one goes on with.
 
     Args:
         output_dir (`str` or `Path`): The folder, made if needed.
@@ -423,10 +437,12 @@ def save_run_arguments(output_dir: str | Path, **arguments: Any) -> dict[str, tu
         for name, given in arguments.items()
     }
     run = {
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "command": shlex.join([Path(sys.executable).name, *redacted(sys.argv)]),
         "arguments": json.loads(json.dumps(values, default=str)),
         "versions": installed_versions(PACKAGES),
     }
+    if commit := package_commit():
+        run["commit"] = commit
     runs = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.is_file() else []
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
@@ -449,6 +465,7 @@ __all__ = [
     "check_optimization",
     "config_overrides",
     "layer_number",
+    "package_commit",
     "parameter_groups",
     "plain_name",
     "save_run_arguments",

@@ -63,5 +63,5 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    except (ValueError, OSError, ImportError) as error:  # such as a model that is not there: one line, no traceback
+        sys.exit(f"error: {' '.join(str(error).split())}")

@@ -13,22 +13,23 @@ all_results.json and scores_by_class.json. Ctrl-C leaves a checkpoint; --resume_
 """
 
 import json
-import shlex
 import sys
 from pathlib import Path
 
 import torch
 from transformers import set_seed
 
+from algm_hf.hub_publishing import PublishingError
 from algm_hf.segmentation_augmentation import augmentation_speed
 from algm_hf.segmentation_datasets import DataArguments, load_segmentation_data
 from algm_hf.segmentation_trainer import NothingLeftToTrain, SegmentationTrainer, class_table
-from algm_hf.segmentation_training import StopRequest, checkpoint_to_resume
+from algm_hf.segmentation_training import StopRequest, checkpoint_to_resume, is_finished
 from algm_hf.training_arguments import (
     AugmentationArguments,
     ModelArguments,
     SegmentationTrainingArguments,
     parse_arguments,
+    resume_command,
 )
 from algm_hf.training_setup import (
     augmented,
@@ -52,7 +53,8 @@ def set_up(argv: list[str], stop: StopRequest):
     check_optimization(args)
     evaluates = args.eval_strategy != "no" or args.do_eval
     with args.main_process_first(desc="reading the data set"):
-        data = load_segmentation_data(data_args, ("train", "evaluation") if evaluates else ("train",))
+        splits = ("train", "evaluation") if evaluates else ("train",)
+        data = load_segmentation_data(data_args, splits, shuffle_seed=args.data_seed)
     set_seed(args.seed)  # of the random weights
     initial = build_model(model_args, augmentation_args.crop, data.id2label)
     augmentation = build_augmentation(augmentation_args, initial.processor)
@@ -64,6 +66,7 @@ def set_up(argv: list[str], stop: StopRequest):
         eval_dataset=data.evaluation,
         train_with_merging=model_args.train_with_merging,
         stop=stop,
+        card_facts={"license": args.hub_license},
     )
     if trainer.is_world_process_zero():
         changes = save_run_arguments(
@@ -94,7 +97,6 @@ def report_training(trainer: SegmentationTrainer, metrics: dict, speed: dict[str
     metrics = {name if name.startswith("train_") else f"train_{name}": value for name, value in metrics.items()}
     trainer.log_metrics("train", metrics)
     trainer.save_metrics("train", metrics)
-    trainer.save_state()
     step, core = metrics.get("train_step_images_per_second"), speed.get("augmentation_images_per_second_per_core")
     if step and core and trainer.is_world_process_zero():
         print(
@@ -117,14 +119,15 @@ def report_evaluation(trainer: SegmentationTrainer, id2label: dict[int, str]) ->
         )
 
 
-def how_to_resume(argv: list[str]) -> str:
-    """The command that goes on with this training."""
-    kept, skip = [], False
-    for token in argv:
-        if not skip and not token.startswith("--resume_from_checkpoint"):
-            kept.append(token)
-        skip = token == "--resume_from_checkpoint"
-    return shlex.join([Path(sys.executable).name, sys.argv[0], *kept, "--resume_from_checkpoint", "last"])
+def write_results(trainer: SegmentationTrainer, data, metrics: dict, speed: dict[str, float]) -> None:
+    """Model, scores and, last of all, the state by which a training counts as finished."""
+    # The best one with --load_best_model_at_end. Internal: the public call would already push, without the scores.
+    trainer.save_model(_internal_call=True)
+    if metrics:
+        report_training(trainer, metrics, speed)
+    if data.evaluation is not None:
+        report_evaluation(trainer, data.id2label)
+    trainer.save_state()
 
 
 def main() -> None:
@@ -136,25 +139,29 @@ def main() -> None:
     speed = feeding_speed(augmentation, data.train)
     try:
         with stop:
-            result = trainer.train(resume_from_checkpoint=checkpoint)
+            metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     except NothingLeftToTrain as error:
-        sys.exit(f"error: {error}")
+        step = trainer.state.global_step
+        if step > trainer.state.max_steps or is_finished(trainer.args.output_dir, step):
+            sys.exit(f"error: {error}")
+        trainer.load_best_weights()  # it was killed between its last checkpoint and its results
+        metrics, speed = {}, {}
     if stop.signal is not None and trainer.state.global_step < trainer.state.max_steps:
         if trainer.is_world_process_zero():
             folder = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}"
             print(
                 f"\nInterrupted after step {trainer.state.global_step}; saved {folder}. Go on with:", file=sys.stderr
             )
-            print(f"    {how_to_resume(sys.argv[1:])}", file=sys.stderr)
+            print(f"    {resume_command(sys.argv)}", file=sys.stderr)
         sys.exit(128 + stop.signal)  # what a shell expects
-    trainer.save_model()  # the best one with --load_best_model_at_end
-    report_training(trainer, result.metrics, speed)
-    if data.evaluation is not None:
-        report_evaluation(trainer, data.id2label)
+    write_results(trainer, data, metrics, speed)
     if data.skipped and trainer.is_world_process_zero():
         print(f"{len(data.skipped)} samples were left out:", *data.skipped, sep="\n    ")
     if trainer.args.push_to_hub:
-        trainer.push_to_hub(tasks="image-segmentation", tags=["image-segmentation", "algm"])
+        try:
+            trainer.push_to_hub()
+        except (ValueError, PublishingError) as error:  # the model is saved; scripts/push_to_hub.py can try again
+            sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ to bottom and changed where Trainer is in the way.
 import contextlib
 import json
 import math
-import shlex
 import sys
 import time
 from itertools import islice
@@ -27,6 +26,9 @@ from tqdm.auto import tqdm
 from transformers import TrainerState, get_scheduler, set_seed
 
 from algm_hf import AlgmForSemanticSegmentation
+from algm_hf.card_facts import facts_from_folder
+from algm_hf.hub_publishing import PublishingError, prepare_publication, publish
+from algm_hf.model_cards import render_card
 from algm_hf.segmentation_datasets import DataArguments, load_segmentation_data
 from algm_hf.segmentation_inference import SegmentationPredictor, config_settings, unwrapped
 from algm_hf.segmentation_trainer import (
@@ -40,13 +42,16 @@ from algm_hf.segmentation_trainer import (
 )
 from algm_hf.segmentation_training import (
     STATE_NAME,
+    EndlessStream,
     StopRequest,
     TokenMeter,
     TrainingAndEvaluationCollator,
     TrainingClock,
     checkpoint_to_resume,
+    is_finished,
     numbered,
     remove_old_checkpoints,
+    set_epoch,
 )
 from algm_hf.training_arguments import (
     AugmentationArguments,
@@ -54,6 +59,7 @@ from algm_hf.training_arguments import (
     SegmentationTrainingArguments,
     field_names,
     parse_arguments,
+    resume_command,
 )
 from algm_hf.training_setup import (
     augmented,
@@ -76,8 +82,8 @@ FOLLOWED = set(
     "activation_checkpointing logging_steps report_to run_name eval_strategy eval_steps save_strategy save_steps "
     "save_total_limit load_best_model_at_end metric_for_best_model greater_is_better seed data_seed use_cpu "
     "disable_tqdm dataloader_num_workers dataloader_drop_last dataloader_pin_memory "
-    "dataloader_persistent_workers push_to_hub hub_model_id hub_token hub_private_repo resume_from_checkpoint "
-    "remove_unused_columns batch_eval_metrics do_eval do_train".split()
+    "dataloader_persistent_workers push_to_hub hub_model_id hub_token hub_private_repo hub_license "
+    "resume_from_checkpoint remove_unused_columns batch_eval_metrics do_eval do_train".split()
 )
 
 
@@ -102,8 +108,7 @@ def evaluate(accelerator, model, processor, loader):
     sums, seen = EvaluationSums(predictor.config.num_labels), -1
     with torch.random.fork_rng(devices=[]):  # loaders draw a number for their workers; the training must not notice
         for batch in loader:
-            with accelerator.autocast():
-                confusions, tokens = predict_batch(predictor, batch, seen, accelerator.device)
+            confusions, tokens = predict_batch(predictor, batch, seen, accelerator.device)
             seen = max(seen, int(batch["index"].max()))
             sums.update(*accelerator.gather((confusions, tokens, batch["index"].to(accelerator.device))))
     model.train()
@@ -111,20 +116,13 @@ def evaluate(accelerator, model, processor, loader):
 
 
 def batches_of(loader, train_set, epoch, skipped):
-    """The batches of an epoch without the first `skipped`; of a stream, pass after pass."""
-    is_stream = not hasattr(train_set, "__len__")
-    while True:
+    """The batches of an epoch without the first `skipped`; those of a stream never end."""
+    if hasattr(train_set, "set_epoch"):
         train_set.set_epoch(epoch)
-        part = skip_first_batches(loader, skipped) if skipped and not is_stream else loader
-        part.set_epoch(epoch)
-        for batch in part:
-            if is_stream and skipped:
-                skipped -= 1  # of all passes; how long one is, nobody knows
-            else:
-                yield batch
-        if not is_stream:
-            return
-        epoch += 1
+    set_epoch(loader, epoch)  # before and after batches are skipped: accelerate's versions differ
+    part = skip_first_batches(loader, skipped) if skipped else loader
+    set_epoch(part, epoch)
+    return iter(part)
 
 
 def save_model(accelerator, model, folder):
@@ -148,7 +146,8 @@ def save_checkpoint(accelerator, args, model, processor, state):
         if state.best_global_step == state.global_step:
             state.best_model_checkpoint = str(folder)
         state.save_to_json(str(folder / STATE_NAME))
-        remove_old_checkpoints(args.output_dir, args.save_total_limit, state.best_model_checkpoint)
+        kept = [each for each in (folder, state.best_model_checkpoint) if each is not None]
+        remove_old_checkpoints(args.output_dir, args.save_total_limit, kept)
     accelerator.wait_for_everyone()
     return folder
 
@@ -181,7 +180,8 @@ def main():
         check_optimization(args)
         evaluates = args.eval_strategy != "no" or args.do_eval
         with args.main_process_first(desc="reading the data set"):
-            data = load_segmentation_data(data_args, ("train", "evaluation") if evaluates else ("train",))
+            splits = ("train", "evaluation") if evaluates else ("train",)
+            data = load_segmentation_data(data_args, splits, shuffle_seed=args.data_seed)
         accelerator = Accelerator(
             mixed_precision="bf16" if args.bf16 else "fp16" if args.fp16 else None,  # None: as accelerate launch says
             cpu=args.use_cpu,
@@ -213,6 +213,7 @@ def main():
         train_set = augmented(data.train, build_augmentation(augmentation_args, processor), args.seed)
         collate = TrainingAndEvaluationCollator(len(data.id2label), processor.ignore_index)
         is_stream = not hasattr(train_set, "__len__")
+        train_set = EndlessStream(train_set) if is_stream else train_set
         shared = {"collate_fn": collate, "pin_memory": args.dataloader_pin_memory}
         workers = {
             "num_workers": args.dataloader_num_workers,
@@ -257,7 +258,9 @@ def main():
     set_seed(args.seed)  # of drop path and dropout
     if checkpoint is not None:
         state = TrainerState.load_from_json(str(Path(checkpoint) / STATE_NAME))
-        if state.global_step >= max_steps:
+        if state.global_step > max_steps or (
+            state.global_step == max_steps and is_finished(args.output_dir, max_steps)
+        ):
             sys.exit(f"error: {checkpoint} has {state.global_step} of {max_steps} steps: nothing is left to train.")
     state.compute_steps(args, max_steps)  # shares of the training become numbers of steps
     say = print if accelerator.is_main_process else lambda *words, **how: None
@@ -286,7 +289,9 @@ def main():
     model.train()
     start, first_step = time.perf_counter(), state.global_step
     with stop:
-        for epoch in range(first_epoch, math.ceil(max_steps / steps_per_epoch)):
+        # Without a step left it was killed between its last checkpoint and its results.
+        last_epoch = math.ceil(max_steps / steps_per_epoch) if state.global_step < max_steps else first_epoch
+        for epoch in range(first_epoch, last_epoch):
             begin = steps_done if epoch == first_epoch else 0
             if checkpoint is not None and not begin:  # before the loader draws its number for this epoch
                 accelerator.load_state(checkpoint)
@@ -350,14 +355,15 @@ def main():
                     folder = save_checkpoint(accelerator, args, model, processor, state)
                 if is_stopped:
                     say(f"\nInterrupted after step {state.global_step}; saved {folder}. Go on with:", file=sys.stderr)
-                    command = [Path(sys.executable).name, *sys.argv, "--resume_from_checkpoint", "last"]
-                    say(f"    {shlex.join(command)}", file=sys.stderr)
+                    say(f"    {resume_command(sys.argv)}", file=sys.stderr)
                     sys.exit(128 + stop.signal)  # what a shell expects
                 if is_last:
                     break
     bar.close()
+    if checkpoint is not None:
+        accelerator.load_state(checkpoint)
 
-    # 5. Results.
+    # 5. Results. The state, by which a training counts as finished, is written last.
     results = {"epoch": state.epoch, "train_runtime": time.perf_counter() - start}
     results["train_steps"] = state.global_step - first_step
     results |= {f"train_{name}": value for name, value in clock.total(accelerator.num_processes).items()}
@@ -366,7 +372,6 @@ def main():
     save_model(accelerator, model, args.output_dir)
     if accelerator.is_main_process:
         processor.save_pretrained(args.output_dir)
-        state.save_to_json(str(Path(args.output_dir) / STATE_NAME))
     if eval_loader is not None:
         scores = evaluate(accelerator, model, processor, eval_loader)
         results |= {f"eval_{name}": value for name, value in scalar_metrics(scores).items()}
@@ -380,10 +385,17 @@ def main():
         if scores:
             table = json.dumps(class_table(scores, data.id2label), indent=2)
             (folder / "scores_by_class.json").write_text(table + "\n", encoding="utf-8")
+        state.save_to_json(str(folder / STATE_NAME))
         if data.skipped:
             print(f"{len(data.skipped)} samples were left out:", *data.skipped, sep="\n    ")
         if args.push_to_hub:
-            hub.upload_folder(repo_id=repository, folder_path=folder, ignore_patterns=["checkpoint-*/*", "runs/*"])
+            try:
+                card = render_card(facts_from_folder(folder, model_id=repository, license=args.hub_license))
+                card.save(folder / "README.md")
+                publication = prepare_publication(folder, repository)
+                publish(publication, repository, private=args.hub_private_repo, token=args.hub_token)
+            except (ValueError, PublishingError) as error:  # the model is saved; scripts/push_to_hub.py can try again
+                sys.exit(f"error: {error}")
     accelerator.end_training()
 
 

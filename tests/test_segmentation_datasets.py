@@ -1,9 +1,14 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
+import gc
 import io
 import json
+import pickle
 import re
+import struct
+import zlib
 from collections import Counter
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -17,7 +22,7 @@ from transformers import HfArgumentParser
 from algm_hf.dataset_layouts import LAYOUTS
 from algm_hf.segmentation_augmentation import AugmentedDataset, AugmentedIterableDataset, SegmentationAugmentation
 from algm_hf.segmentation_datasets import DataArguments, load_segmentation_data, read_id2label
-from algm_hf.segmentation_rows import LabelMapping
+from algm_hf.segmentation_rows import BadSampleError, LabelMapping, RowReader
 
 
 @pytest.fixture
@@ -199,6 +204,70 @@ def test_a_stream_stops_at_a_bad_sample_or_skips_and_lists_it(folder, kind):
     assert len(data.skipped) == 1 and re.search(MESSAGES[kind], data.skipped[0])
 
 
+def test_what_the_workers_of_a_stream_leave_out_is_listed_in_this_process(folder):
+    spoil(folder, "values")
+    (folder / "images/train/e.jpg").write_bytes(b"no image")
+    data = load("folder", folder, streaming=True, skip_bad_samples=True)
+    loader = DataLoader(data.train, batch_size=None, num_workers=2)
+    for _ in range(2):
+        assert sorted(row["name"] for row in loader) == [*"acd"]
+    assert len(data.skipped) == 2 and {line.split(" ")[0][-5:] for line in data.skipped} == {"b.png", "e.jpg"}
+    pickle.loads(pickle.dumps(data.skipped_samples)).add("from a worker that was spawned")
+    assert data.skipped[2:] == ["from a worker that was spawned"]
+    path = Path(data.skipped_samples.path)
+    assert path.is_file()
+    del data, loader
+    gc.collect()
+    assert not path.exists()
+
+
+def png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def stored_rows(folder, paths, bad=(), streaming=True):
+    """A Parquet file of one row for each path, `None` for no path; it is read as a data set without names."""
+    rows = []
+    for number, path in enumerate(paths):
+        picture = {"bytes": png(np.full((4, 6, 3), number, dtype=np.uint8)), "path": path}
+        value = 9 if number in bad else 1
+        labels = {"bytes": png(np.full((4, 6), value, np.uint8)), "path": path and "labels.png"}
+        rows.append({"image": picture, "annotation": labels})
+    features = datasets.Features({"image": datasets.Image(), "annotation": datasets.Image()})
+    folder.mkdir()
+    for part in range(2):
+        content = {key: [row[key] for row in rows[part::2]] for key in features}
+        datasets.Dataset.from_dict(content, features).to_parquet(str(folder / f"train-{part}.parquet"))
+    (folder.parent / "names.json").write_text('["a", "b"]')
+    return load(
+        str(folder),
+        splits=["train"],
+        streaming=streaming,
+        skip_bad_samples=True,
+        id2label=f"{folder.parent}/names.json",
+    )
+
+
+def test_rows_of_a_stream_have_the_same_names_of_their_own_however_many_workers_read_it(tmp_path):
+    data = stored_rows(tmp_path / "rows", ["x/one.png", "y/one.png", "two.png", None, None, None])
+    names = sorted(row["name"] for row in data.train)
+    assert len(set(names)) == 6
+    assert [name.rsplit("-", 1)[0] for name in names] == ["one", "one", "train", "train", "train", "two"]
+    for num_workers in (1, 2):
+        loader = DataLoader(data.train, batch_size=None, num_workers=num_workers)
+        assert sorted(row["name"] for row in loader) == names
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("path", ["image.png", None])
+def test_every_bad_row_is_listed_whatever_files_rows_are_stored_under(tmp_path, path, streaming):
+    data = stored_rows(tmp_path / "rows", [path] * 4, bad=(1, 2, 3), streaming=streaming)
+    assert len(list(data.train)) == 1
+    assert len(data.skipped) == 3 and all("holds the label(s) 9" in line for line in data.skipped)
+
+
 def test_a_stream_of_a_folder_misses_partners_before_it_starts(folder):
     spoil(folder, "partner")
     with pytest.raises(ValueError, match=MESSAGES["partner"]):
@@ -250,6 +319,46 @@ def test_label_maps_without_a_class_and_black_and_white_masks_are_refused(folder
     (folder / "classes.txt").write_text("background\nobject\n")
     with pytest.raises(ValueError, match="hold only 0 and 255, and 255 is ignored: class 1 never occurs"):
         load("folder", folder)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("column", ["image", "annotation"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "WEBP"])
+def test_damaged_files_are_bad_samples_wherever_the_damage_is(column, format):
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB" if column == "image" else "L", SIZE, 1).save(buffer, format=format, exif=exif)
+    good, reader = buffer.getvalue(), RowReader(LabelMapping([0, 1]))
+    pair = {"image": Image.new("RGB", (4, 6)), "annotation": Image.new("L", (4, 6), 1), "name": "a"}
+    damaged = [
+        good[:place] + bytes([good[place] ^ bits]) + good[place + 1 :]
+        for place in range(min(len(good), 200))
+        for bits in (1, 128, 255)
+    ]
+    damaged += [good[:place] for place in range(len(good))]
+    refusals = 0
+    for content in damaged:
+        row = {**pair, column: {"bytes": content, "path": "some.file"}}
+        for read in (reader.check, reader.read):
+            try:
+                read(row)
+            except BadSampleError as error:
+                assert "some.file" in str(error)
+                refusals += 1
+    assert refusals > len(damaged) / 4
+
+
+def test_a_png_of_a_broken_header_and_lists_of_different_lengths_are_bad_samples():
+    reader, picture = RowReader(LabelMapping([0, 1])), Image.new("RGB", SIZE)
+    header = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4s5s", 5, b"IHDR", b"\0" * 5)
+    broken = header + struct.pack(">I", zlib.crc32(header[-9:]))
+    ragged = [[0, 1, 0], [0, 1]]
+    for row in ({"image": {"bytes": broken, "path": "b.png"}, "annotation": Image.new("L", SIZE)},
+                {"image": picture, "annotation": ragged}):  # fmt: skip
+        for read in (reader.check, reader.read):
+            with pytest.raises(BadSampleError, match=r"(b\.png|the label map of a) cannot be read as an image"):
+                read({**row, "name": "a"})
 
 
 # Data sets of the datasets library
@@ -425,6 +534,9 @@ def test_arguments_that_do_not_fit_are_refused(folder, tmp_path):
     refused("is a generic folder, expected dataset 'folder' with data_dir", str(folder))
     refused("max_train_samples is 0, expected at least 1", "folder", folder, max_train_samples=0)
     refused("ignore_labels holds -1, expected values from 0 to 65535", "folder", folder, ignore_labels=[-1])
+    unknown = {"skip_bad_samples": True, "check_files": False}
+    refused("skip_bad_samples is True with check_files False, expected", "folder", folder, **unknown)
+    assert load("folder", folder, streaming=True, **unknown).skipped == []
     for layout in LAYOUTS:
         build_layout(tmp_path / layout, layout, {"train": {"a": [1] * 6}})
     train = ["train"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from PIL import Image
 from tiny_models import blocky_images, tiny_model
 from training_runs import fresh_accelerate
@@ -20,10 +21,12 @@ from algm_hf.segmentation_trainer import (
     SegmentationTrainer,
     class_table,
     constant_mean_iou,
+    model_to_evaluate,
     predict_batch,
     scalar_metrics,
 )
 from algm_hf.segmentation_training import (
+    EndlessStream,
     SegmentationCollator,
     SegmentationTrainingTransform,
     StopRequest,
@@ -33,8 +36,10 @@ from algm_hf.segmentation_training import (
     TrainingClock,
     checkpoint_to_resume,
     checkpoints,
+    is_finished,
     numbered,
     remove_old_checkpoints,
+    set_epoch,
 )
 from algm_hf.training_arguments import SegmentationTrainingArguments
 
@@ -143,13 +148,18 @@ def test_accumulating_gives_the_loss_and_the_gradient_of_the_batch(tmp_path):
     assert logs[0]["grad_norm"] == pytest.approx(logs[1]["grad_norm"], rel=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["whole", "slide"])
-def test_evaluation_of_the_trainer_is_that_of_evaluate_segmentation(tmp_path, mode):
+@pytest.mark.parametrize(
+    ("mode", "settings"), [("whole", {"dataloader_drop_last": True}), ("slide", {}), ("whole", {"bf16": True})]
+)
+def test_evaluation_of_the_trainer_is_that_of_evaluate_segmentation(tmp_path, mode, settings):
+    """Five images in batches of two: the last batch counts even where those of training are dropped, and mixed
+    precision is that of training alone."""
     model = tiny_model(inference_mode=mode, window_size=24, window_stride=16)
     rows = labelled_rows(5)
     with fresh_accelerate():
-        run = trainer(tmp_path, model, evaluation=rows, per_device_eval_batch_size=2)
+        run = trainer(tmp_path, model, evaluation=rows, per_device_eval_batch_size=2, **settings)
         metrics = run.evaluate()
+    model.__dict__.pop("forward", None)  # accelerate's, in bfloat16
     expected = evaluate_segmentation(model, run.processing_class, rows, batch_size=2)
     for name in ("mean_iou", "mean_accuracy", "overall_accuracy", "num_images", "tokens_mean", "token_share"):
         assert metrics[f"eval_{name}"] == expected[name]
@@ -163,10 +173,15 @@ def test_evaluation_reads_a_stream_and_leaves_the_random_numbers_alone(tmp_path)
 
     model = tiny_model()
     with fresh_accelerate():
-        run = trainer(tmp_path, model, evaluation=Stream(), dataloader_num_workers=1)
+        workers = {"num_workers": 1, "persistent_workers": True, "prefetch_factor": 2}
+        settings = {f"dataloader_{name}": value for name, value in workers.items()}
+        run = trainer(tmp_path, model, evaluation=Stream(), **settings)
         before = torch.get_rng_state()
         metrics = run.evaluate()
         assert torch.equal(before, torch.get_rng_state())
+    assert {name: getattr(run.args, name) for name in settings} == settings
+    with pytest.raises(ValueError, match=r"predict does not give label maps, expected SegmentationPredictor"):
+        run.predict(Stream())
     assert metrics["eval_num_images"] == 3
     assert metrics["eval_mean_iou"] == evaluate_segmentation(model, run.processing_class, labelled_rows(3))["mean_iou"]
 
@@ -196,6 +211,12 @@ def test_an_image_that_fills_the_last_batch_counts_once():
     assert scalar_metrics(sums.compute()) == scalar_metrics(once.compute())
     confusions, tokens = predict_batch(predictor, collate([numbered(rows)[0]]), seen=2)
     assert not confusions.any() and not tokens.any()
+
+
+def test_a_compiled_model_is_evaluated_as_it_was_before(tmp_path):
+    model = tiny_model()
+    with fresh_accelerate():
+        assert model_to_evaluate(Accelerator(cpu=True), torch.compile(model, backend="eager")) is model
 
 
 def test_an_empty_evaluation_set_is_refused():
@@ -281,7 +302,28 @@ def test_what_a_killed_training_left_unfinished_is_not_resumed(tmp_path):
         assert checkpoint_to_resume(requested, tmp_path) == str(complete[1])
     with pytest.raises(ValueError, match="checkpoint-11 is no complete checkpoint"):
         checkpoint_to_resume(str(unfinished[0]), tmp_path)
-    assert checkpoints(tmp_path, num_processes=2)[0] == []  # the second process's random state is not there
+
+
+@pytest.mark.parametrize("requested", ["last", "auto", "checkpoint-2"])
+def test_a_checkpoint_of_other_processes_is_refused_and_one_that_lacks_some_is_passed_over(requested, tmp_path):
+    first = checkpoint_folder(tmp_path, 2)
+    given = str(first) if requested.startswith("checkpoint") else requested
+    with pytest.raises(ValueError, match="checkpoint-2 was saved by 1 processes and this training has 2, expected as"):
+        checkpoint_to_resume(given, tmp_path, num_processes=2)
+    (first / "rng_state.pth").rename(first / "rng_state_0.pth")
+    (first / "rng_state_1.pth").touch()
+    with pytest.raises(ValueError, match="was saved by 2 processes and this training has 1"):
+        checkpoint_to_resume(given, tmp_path)
+    if requested in ("last", "auto"):
+        checkpoint_folder(tmp_path, 3)  # killed before the second process had saved
+    assert checkpoint_to_resume(given, tmp_path, num_processes=2) == str(first)
+
+
+def test_going_on_from_before_the_last_checkpoint_is_refused_where_later_ones_lie(tmp_path):
+    folders = [checkpoint_folder(tmp_path / "out", step) for step in (1, 2, 3)]
+    with pytest.raises(ValueError, match="out holds the later checkpoint-2, checkpoint-3, expected another folder"):
+        checkpoint_to_resume(str(folders[0]), tmp_path / "out")
+    assert checkpoint_to_resume(str(folders[0]), tmp_path / "new") == str(folders[0])
 
 
 def test_nothing_to_resume_is_said_or_begun_anew(tmp_path):
@@ -294,9 +336,105 @@ def test_nothing_to_resume_is_said_or_begun_anew(tmp_path):
         checkpoint_to_resume(None, tmp_path)
 
 
-def test_the_last_checkpoints_and_the_best_one_are_kept(tmp_path):
+def test_a_training_is_finished_when_its_last_state_is_written(tmp_path):
+    assert not is_finished(tmp_path, 3)
+    (tmp_path / "trainer_state.json").write_text('{"global_step": 3}')
+    assert is_finished(tmp_path, 3)
+    assert not is_finished(tmp_path, 4)  # the results are those of a shorter run
+
+
+def test_the_last_checkpoint_and_those_to_keep_are_never_removed(tmp_path):
     folders = [checkpoint_folder(tmp_path, step) for step in (1, 2, 3, 4)]
     remove_old_checkpoints(tmp_path, None)
     assert checkpoints(tmp_path)[0] == folders
-    remove_old_checkpoints(tmp_path, 2, best=folders[0])
+    remove_old_checkpoints(tmp_path, 2, kept=[folders[0]])
     assert checkpoints(tmp_path)[0] == [folders[0], folders[3]]
+    remove_old_checkpoints(tmp_path, 1, kept=[folders[0]])
+    assert checkpoints(tmp_path)[0] == [folders[0], folders[3]]
+
+
+def test_ctrl_c_on_the_last_step_of_an_epoch_keeps_its_evaluation(tmp_path):
+    """Two steps are an epoch: the second is scored and the saved state knows it, the third is only saved."""
+    images = blocky_images(4, 32, 32)
+    rows = [{"pixel_values": image, "labels": torch.randint(0, 5, (32, 32))} for image in images]
+    for step, scored in ((2, [2]), (3, [2])):
+        folder = tmp_path / str(step)
+        settings = {"max_steps": 6, "eval_strategy": "epoch", "save_strategy": "epoch"}
+        with fresh_accelerate():
+            run = trainer(folder, tiny_model(), rows, labelled_rows(1), per_device_train_batch_size=2, **settings)
+            run.stop = StopAt(step, run)
+            run.train()
+        state = json.loads((folder / f"checkpoint-{step}" / "trainer_state.json").read_text())
+        assert (run.state.global_step, state["global_step"]) == (step, step)
+        assert [entry["step"] for entry in state["log_history"] if "eval_mean_iou" in entry] == scored
+
+
+class StopAt(StopRequest):
+    """A signal that comes during a step."""
+
+    def __init__(self, step, run):
+        super().__init__()
+        self.step, self.run = step, run
+
+    def reached(self, accelerator):
+        if self.run.state.global_step >= self.step:
+            self.signal = signal.SIGINT
+        return super().reached(accelerator)
+
+
+# Epochs and passes
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_an_epoch_that_begins_in_its_middle_has_the_order_of_a_whole_one(num_processes):
+    def loader():
+        data = torch.utils.data.DataLoader(list(range(16)), 2, shuffle=True)
+        settings = {"use_seedable_sampler": True, "data_seed": 7, "put_on_device": False}
+        return prepare_data_loader(data, num_processes=num_processes, process_index=0, **settings)
+
+    with fresh_accelerate():
+        Accelerator(cpu=True)
+        whole, resumed = loader(), loader()
+        epochs = []
+        for epoch in range(3):
+            set_epoch(whole, epoch)
+            epochs.append([batch.tolist() for batch in whole])
+        assert len({str(order) for order in epochs}) == 3
+        set_epoch(resumed, 1)
+        part = skip_first_batches(resumed, 2)
+        set_epoch(part, 1)
+        assert [batch.tolist() for batch in part] == epochs[1][2:]
+        set_epoch(resumed, 2)
+        assert [batch.tolist() for batch in resumed] == epochs[2]
+
+
+class Passes(torch.utils.data.IterableDataset):
+    """Gives its pass and row numbers; of workers, the first two have the rows."""
+
+    def __init__(self, count):
+        self.count, self.epoch = count, torch.zeros(()).share_memory_()
+
+    def set_epoch(self, epoch):
+        self.epoch.fill_(epoch)
+
+    def __iter__(self):
+        info = torch.utils.data.get_worker_info()
+        for number in range(self.count) if info is None else range(info.id, self.count if info.id < 2 else 0, 2):
+            yield int(self.epoch), number
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 3 worker processes")
+@pytest.mark.parametrize("workers", [0, 3])
+def test_a_stream_begins_again_with_the_next_pass_in_every_worker(workers):
+    rows = iter(torch.utils.data.DataLoader(EndlessStream(Passes(3)), batch_size=None, num_workers=workers))
+    found = [tuple(next(rows)) for _ in range(9)]
+    if workers == 0:
+        assert found == [(epoch, number) for epoch in range(3) for number in range(3)]
+    else:  # the second worker has one row, so it is ahead
+        assert [row for row in found if row[1] != 1] == [(0, 0), (0, 2), (1, 0), (1, 2), (2, 0)]
+        assert [row for row in found if row[1] == 1] == [(0, 1), (1, 1), (2, 1), (3, 1)]
+
+
+def test_a_stream_without_rows_is_refused():
+    with pytest.raises(ValueError, match="the training stream holds no sample that can be used"):
+        next(iter(EndlessStream(Passes(0))))

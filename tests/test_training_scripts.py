@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hub_stand_in import HubStandIn
 from PIL import Image
 from training_runs import ROOT, SCRIPTS, are_equal, arguments, train, weights, write_data
 
@@ -48,13 +49,31 @@ def finished(tmp_path_factory, data):
     """A training of three steps by each script."""
     folders = {name: tmp_path_factory.mktemp(name) / "out" for name in SCRIPTS}
     for name, folder in folders.items():
-        train(name, arguments(data, folder, save_strategy="steps", save_steps=2, eval_strategy="steps", eval_steps=2))
+        train(
+            name,
+            arguments(
+                data,
+                folder,
+                save_strategy="steps",
+                save_steps=2,
+                eval_strategy="steps",
+                eval_steps=2,
+                hub_token="hf_secret",
+            ),
+        )
     return folders
 
 
 def history(folder, key):
     entries = json.loads((folder / "trainer_state.json").read_text())["log_history"]
     return [entry[key] for entry in entries if key in entry]
+
+
+def evaluated(folder, data):
+    """The scores of a saved model."""
+    model = AlgmForSemanticSegmentation.from_pretrained(folder).eval()
+    rows = load_segmentation_data(DataArguments(dataset="folder", data_dir=str(data)), ("evaluation",)).evaluation
+    return evaluate_segmentation(model, AlgmImageProcessor.from_pretrained(folder), rows, batch_size=2)
 
 
 def launch(name, tokens, **settings):
@@ -115,6 +134,8 @@ def test_log_says_tokens_kept_and_throughput(finished, name):
 def test_arguments_and_command_are_saved(finished, name):
     (run,) = json.loads((finished[name] / "training_arguments.json").read_text())["runs"]
     assert "--max_steps=3" in run["command"]
+    for path in (path for path in finished[name].rglob("*") if path.is_file()):
+        assert b"hf_secret" not in path.read_bytes(), path
     assert run["arguments"]["model"]["merge_threshold"] == 0.5
     assert run["arguments"]["training"]["learning_rate"] == 0.01
     assert run["arguments"]["augmentation"]["crop_size"] == [32]
@@ -152,20 +173,25 @@ def test_a_killed_and_resumed_training_ends_with_the_weights_of_an_uninterrupted
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-@pytest.mark.parametrize("step", [1, 2])
-def test_resuming_within_an_epoch_and_between_two_gives_the_same_weights(name, step, data, tmp_path):
-    """Two steps of two times two images are... one epoch: step 1 lies within the first, step 2 at its end."""
-    settings = {"max_steps": 3, **EVERY_STEP, "eval_strategy": "steps", "eval_steps": 1}
+def test_resuming_within_an_epoch_and_between_two_gives_the_same_weights(name, data, tmp_path):
+    """Two steps of two images are an epoch: step 1 lies within the first, 2 at its end, 3 within the second."""
+    settings = {"max_steps": 5, **EVERY_STEP, "eval_strategy": "steps", "eval_steps": 1}
     train(name, arguments(data, tmp_path / "whole", **settings))
-    folder = tmp_path / "part" / f"checkpoint-{step}"
-    shutil.copytree(tmp_path / "whole" / f"checkpoint-{step}", folder)
-    train(name, [*arguments(data, tmp_path / "part", **settings), "--resume_from_checkpoint", str(folder)])
-    assert are_equal(weights(tmp_path / "whole"), weights(tmp_path / "part"))
+    for step in (1, 2, 3):
+        part = tmp_path / f"part{step}"
+        shutil.copytree(tmp_path / "whole" / f"checkpoint-{step}", part / f"checkpoint-{step}")
+        checkpoint = str(part / f"checkpoint-{step}")
+        train(name, [*arguments(data, part, **settings), "--resume_from_checkpoint", checkpoint])
+        assert are_equal(weights(tmp_path / "whole"), weights(part)), step
+    with pytest.raises(SystemExit, match="part1 holds the later checkpoint-2, .*expected another folder"):
+        checkpoint = str(tmp_path / "part1" / "checkpoint-1")
+        train(name, [*arguments(data, tmp_path / "part1", **settings), "--resume_from_checkpoint", checkpoint])
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(name, data, tmp_path):
     tokens = arguments(data, tmp_path / "out", max_steps=400, save_strategy="steps", save_steps=2, eval_strategy="no")
+    tokens += ["--hub_token", "hf_secret"]
     process = launch(name, tokens)
     wait_for(tmp_path / "out" / "checkpoint-2" / "trainer_state.json", process)
     process.send_signal(signal.SIGINT)
@@ -173,6 +199,7 @@ def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(name, data, tmp_path):
     assert process.returncode == 130, error
     assert "Traceback" not in error
     assert "--resume_from_checkpoint last" in error
+    assert "hf_secret" not in error
     folder = Path(error.split("saved ")[1].split(". Go on with")[0])
     step = json.loads((folder / "trainer_state.json").read_text())["global_step"]
     assert f"Interrupted after step {step}" in error
@@ -193,12 +220,9 @@ def test_two_processes_hold_equal_weights_and_score_like_one(name, data, tmp_pat
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("weights equal on 2 processes") == 1
     results = json.loads((tmp_path / "out" / "all_results.json").read_text())
-    model = AlgmForSemanticSegmentation.from_pretrained(tmp_path / "out").eval()
-    rows = load_segmentation_data(DataArguments(dataset="folder", data_dir=str(data)), ("evaluation",)).evaluation
-    processor = AlgmImageProcessor.from_pretrained(tmp_path / "out")
-    scores = evaluate_segmentation(model, processor, rows, batch_size=2)
-    assert len(rows) % 2 == 1
-    assert results["eval_num_images"] == len(rows)
+    scores = evaluated(tmp_path / "out", data)
+    assert scores["num_images"] % 2 == 1
+    assert results["eval_num_images"] == scores["num_images"]
     assert results["eval_mean_iou"] == scores["mean_iou"]
     assert results["eval_tokens_mean"] == scores["tokens_mean"]
 
@@ -222,6 +246,24 @@ def test_fsdp_on_cpus_is_refused_in_one_line(data, tmp_path, monkeypatch):
     for name in SCRIPTS:
         with pytest.raises(SystemExit, match="error: --use_fsdp .* accelerate does not shard models on CPUs"):
             train(name, arguments(data, tmp_path / name))
+
+
+def test_both_scripts_publish_model_and_card_in_one_commit_without_pickles(data, tmp_path):
+    with HubStandIn() as hub:
+        command = [sys.executable, str(ROOT / "tests" / "training_child.py"), "push", str(data), str(tmp_path)]
+        environment = ENVIRONMENT | hub.environment(tmp_path / "cache")
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        for name in SCRIPTS:
+            files = hub.files(f"someone/{name}")
+            assert {"config.json", "model.safetensors", "preprocessor_config.json", "modeling_algm.py"} <= set(files)
+            assert not [path for path in files if path.endswith(".bin") or path == "training_arguments.json"]
+            messages = list(hub.repositories[f"someone/{name}"].messages.values())
+            assert len(messages) == 2, messages  # what creating a repository leaves, and ours
+            card = files["README.md"].decode()
+            assert "license: mit" in card
+            assert "mean_iou" in card or "mIoU" in card
+            assert files["model.safetensors"] == (tmp_path / name / "model.safetensors").read_bytes()
 
 
 REFUSALS = {
@@ -271,10 +313,12 @@ def test_an_output_folder_with_checkpoints_is_not_mixed_with_a_new_training(name
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_finished_training_has_nothing_to_resume(name, data, tmp_path):
-    tokens = arguments(data, tmp_path / "out", max_steps=1, **EVERY_STEP)
+    tokens = arguments(data, tmp_path / "out", max_steps=2, **EVERY_STEP)
     train(name, tokens)
-    with pytest.raises(SystemExit, match="1 of 1 steps: nothing is left to train"):
+    with pytest.raises(SystemExit, match="2 of 2 steps: nothing is left to train"):
         train(name, [*tokens, "--resume_from_checkpoint", "auto"])
+    with pytest.raises(SystemExit, match="2 of 1 steps: nothing is left to train"):
+        train(name, [*tokens, "--max_steps=1", "--resume_from_checkpoint", "auto"])
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -289,6 +333,15 @@ def test_final_model_is_the_best_one_when_asked(name, data, tmp_path):
     assert state["best_metric"] == max(scores)
     assert are_equal(weights(folder), weights(folder / f"checkpoint-{best}"))
     assert json.loads((folder / "all_results.json").read_text())["eval_mean_iou"] == max(scores)
+    # Killed between the last checkpoint and the results, it is only to be finished.
+    expected = weights(folder)
+    for file in [path for path in folder.iterdir() if path.is_file()]:
+        file.unlink()
+    tokens = arguments(data, folder, max_steps=4, learning_rate=0.3, load_best_model_at_end=True, **steps)
+    train(name, [*tokens, "--resume_from_checkpoint", "last"])
+    assert are_equal(weights(folder), expected)
+    assert json.loads((folder / "all_results.json").read_text())["eval_mean_iou"] == max(scores)
+    assert (folder / "scores_by_class.json").exists() and (folder / "preprocessor_config.json").exists()
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -323,23 +376,33 @@ def test_both_scripts_agree_with_accumulation_clipping_checkpointing_layer_decay
     assert are_equal(weights(tmp_path / "train"), weights(tmp_path / "train_no_trainer"))
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_a_stream_is_trained_on_pass_after_pass_and_resumed(name, data, tmp_path):
-    """Five steps of two images from a stream of four."""
-    settings = {"streaming": True, "max_steps": 5, **EVERY_STEP}
-    train(name, arguments(data, tmp_path / "whole", **settings))
-    shutil.copytree(tmp_path / "whole" / "checkpoint-1", tmp_path / "part" / "checkpoint-1")
-    train(name, [*arguments(data, tmp_path / "part", **settings), "--resume_from_checkpoint=last"])
-    assert are_equal(weights(tmp_path / "whole"), weights(tmp_path / "part"))
-    with pytest.raises(SystemExit, match="max_steps"):
-        train(name, arguments(data, tmp_path / "endless", streaming=True, max_steps=-1))
+def test_a_stream_is_trained_on_pass_after_pass_alike_by_both_scripts_and_resumed(data, tmp_path):
+    """Five steps of two images from a shuffled stream of four: step 1 lies in the first pass, 3 in the second."""
+    settings = {"streaming": True, "max_steps": 5, "shuffle_buffer_size": 3, **EVERY_STEP}
+    for name in SCRIPTS:
+        whole = tmp_path / name
+        train(name, arguments(data, whole, **settings))
+        assert are_equal(weights(whole), weights(tmp_path / SCRIPTS[0]))
+        for step in (1, 3):
+            part = tmp_path / f"{name}{step}"
+            shutil.copytree(whole / f"checkpoint-{step}", part / f"checkpoint-{step}")
+            train(name, [*arguments(data, part, **settings), "--resume_from_checkpoint=last"])
+            assert are_equal(weights(whole), weights(part)), (name, step)
+        with pytest.raises(SystemExit, match="max_steps"):
+            train(name, arguments(data, tmp_path / "endless", streaming=True, max_steps=-1))
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_bfloat16_trains(name, data, tmp_path):
-    train(name, arguments(data, tmp_path / "out", bf16=True, max_steps=2, save_strategy="no"))
+def test_training_in_bfloat16_is_evaluated_in_float32(name, data, tmp_path):
+    train(name, arguments(data, tmp_path / "out", bf16=True, max_steps=3, eval_strategy="steps", eval_steps=1))
     assert all(np.isfinite(history(tmp_path / "out", "loss")))
     assert all(value.dtype == torch.float32 for value in weights(tmp_path / "out").values())
+    results = json.loads((tmp_path / "out" / "all_results.json").read_text())
+    scores = evaluated(tmp_path / "out", data)
+    for key in ("mean_iou", "mean_accuracy", "overall_accuracy", "tokens_mean"):
+        assert results[f"eval_{key}"] == scores[key]
+    train(name, arguments(data, tmp_path / "unscored", bf16=True, max_steps=3, eval_strategy="no"))
+    assert are_equal(weights(tmp_path / "out"), weights(tmp_path / "unscored"))  # the next step is in bfloat16 again
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -1,6 +1,8 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 import json
+import re
+import shlex
 from dataclasses import fields
 from pathlib import Path
 
@@ -8,17 +10,19 @@ import pytest
 import torch
 import yaml
 from tiny_models import blocky_images, tiny_model
-from training_runs import ROOT
+from training_runs import ROOT, write_data
 from transformers import get_scheduler
 
 from algm_hf import AlgmConfig, AlgmForSemanticSegmentation, AlgmImageProcessor
-from algm_hf.segmentation_datasets import DataArguments
+from algm_hf.segmentation_datasets import DataArguments, load_segmentation_data
 from algm_hf.training_arguments import (
     AugmentationArguments,
     ModelArguments,
     SegmentationTrainingArguments,
     parse_arguments,
     read_config,
+    redacted,
+    resume_command,
 )
 from algm_hf.training_setup import (
     build_augmentation,
@@ -127,6 +131,9 @@ def test_yaml_cannot_run_code(tmp_path):
         (["--num_train_epochs", "0"], "--num_train_epochs is 0"),
         (["--label_smoothing_factor", "0.1"], "--label_smoothing_factor is 0.1, expected 0.0"),
         (["--push_to_hub", "--hub_model_id", "me/algm-1.0"], "--hub_model_id me/algm-1.0 holds a dot"),
+        (["--push_to_hub", "--output_dir=out/v1.0"], "after --output_dir, and v1.0 holds a dot; expected --hub_model"),
+        (["--dataloader_persistent_workers"], "--dataloader_persistent_workers with --dataloader_num_workers 0"),
+        (["--shuffle_buffer_size=-1"], "shuffle_buffer_size is -1, expected at least 0"),
     ],
 )
 def test_a_wrong_argument_is_refused_by_name(argv, message, tmp_path):
@@ -172,6 +179,8 @@ def test_a_recipe_is_the_published_setting(path, tmp_path):
     assert (config.local_merge_layer, config.global_merge_layer) == (local_layer, global_layer)
     assert config.merge_threshold == tau
     assert (config.inference_mode, config.window_size, config.window_stride) == ("slide", window, stride)
+    assert (model.position_interpolation, model.layer_norm_eps) == ("bilinear", 1e-5)
+    assert (config.position_interpolation, config.layer_norm_eps) == ("bilinear", 1e-5)
     assert (config.drop_path_rate, config.decoder_dropout_prob) == (0.1, 0.1)
     assert (config.decoder_type, config.image_size, config.patch_size) == ("mask_transformer", crop, 16)
     with torch.device("meta"):
@@ -271,12 +280,21 @@ def test_a_vit_comes_through_the_conversion(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("init_from", "kind"), [("scratch:ti", "scratch"), ("weights.pth", "release"), ("timm", "vit"), ("algm", "algm")]
+    ("init_from", "kind"),
+    [
+        ("scratch:ti", "scratch"),
+        ("release/weights.pth", "release"),
+        ("alone/weights.pth", "vit"),
+        ("timm", "vit"),
+        ("algm", "algm"),
+    ],
 )
 def test_the_kind_of_initial_weights_is_recognised(init_from, kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("timm").mkdir()
-    Path("algm").mkdir()
+    for folder in ("timm", "algm", "release", "alone"):
+        Path(folder).mkdir()
+    for file in ("release/weights.pth", "release/variant.yml", "alone/weights.pth"):
+        Path(file).touch()
     Path("algm", "config.json").write_text(json.dumps({"model_type": "algm"}))
     assert source_of(ModelArguments(init_from=init_from)) == kind
 
@@ -377,10 +395,53 @@ def test_other_schedules_and_optimizers_are_not_given_the_arguments_of_the_publi
     get_scheduler("cosine", optimizer, 0, 10, scheduler_specific_kwargs=arguments.lr_scheduler_kwargs)
 
 
+# Streams
+
+
+def test_a_training_stream_is_shuffled_anew_each_epoch_and_alike_for_a_seed(tmp_path):
+    folder = write_data(tmp_path / "set", num_train=6)
+
+    def names(epoch, splits=("train",), shuffle_seed=3, **settings):
+        arguments = DataArguments(dataset="folder", data_dir=str(folder), streaming=True, **settings)
+        data = load_segmentation_data(arguments, splits, shuffle_seed=shuffle_seed)
+        rows = data.train or data.evaluation
+        rows.set_epoch(epoch)
+        return [row["name"] for row in rows]
+
+    in_order = [str(number) for number in range(6)]
+    orders = [names(epoch) for epoch in range(3)]
+    assert all(sorted(order) == in_order for order in orders)
+    assert len({*map(tuple, orders), tuple(in_order)}) == 4
+    assert orders == [names(epoch) for epoch in range(3)]
+    assert names(0, shuffle_seed=4) != orders[0]
+    assert names(0, shuffle_buffer_size=0) == names(0, shuffle_seed=None) == in_order
+    assert names(0, ("evaluation",)) == in_order[:3]
+
+
 # What is left beside the results
 
 
-def test_arguments_of_every_run_are_kept_and_changes_are_told(tmp_path):
+SECRETS = [
+    "--hub_token",
+    "hf_secret",
+    "--push_to_hub_token=hf_secret",
+    "--hub-token",
+    "hf_secret",
+    "--token=hf_secret",
+]
+
+
+def test_a_command_is_told_without_its_secrets():
+    argv = ["train.py", "--max_steps=3", *SECRETS, "--num_register_tokens", "4", "--resume_from_checkpoint", "a b"]
+    hidden = ["--hub_token", "<HUB_TOKEN>", "--push_to_hub_token=<PUSH_TO_HUB_TOKEN>", "--hub-token", "<HUB_TOKEN>"]
+    expected = ["train.py", "--max_steps=3", *hidden, "--token=<TOKEN>", "--num_register_tokens", "4"]
+    assert redacted(argv) == [*expected, "--resume_from_checkpoint", "a b"]
+    assert redacted(["--hub_token"]) == ["--hub_token"]
+    assert shlex.split(resume_command(argv))[1:] == [*expected, "--resume_from_checkpoint", "last"]
+
+
+def test_arguments_of_every_run_are_kept_and_changes_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py", *SECRETS])
     first = AugmentationArguments(crop_size=[32])
     assert save_run_arguments(tmp_path, augmentation=first) == {}
     second = AugmentationArguments(crop_size=[32], flip_prob=0.0)
@@ -392,6 +453,7 @@ def test_arguments_of_every_run_are_kept_and_changes_are_told(tmp_path):
     assert "secret" not in text
     assert [run["arguments"]["augmentation"]["flip_prob"] for run in json.loads(text)["runs"]] == [0.5, 0.0]
     assert "torch" in json.loads(text)["runs"][0]["versions"]
+    assert re.fullmatch(r"[0-9a-f]{40}", json.loads(text)["runs"][0].get("commit", "0" * 40))
 
 
 def test_defaults_of_the_config_and_of_the_arguments_agree():

@@ -1,7 +1,8 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """What a process of a training on several does: `NAME ARGUMENTS...` runs a script and compares the weights of all
-processes after it; `sharded FOLDER` trains a sharded model and, in the first process, the same model whole."""
+processes after it; `sharded FOLDER` trains a sharded model and, in the first process, the same model whole; `push
+DATA OUTPUT` lets both scripts publish what they train."""
 
 import gc
 import sys
@@ -11,7 +12,7 @@ import torch
 import torch.distributed as dist
 from tiny_models import blocky_images, tiny_model
 from torch import nn
-from training_runs import ROOT, script
+from training_runs import ROOT, SCRIPTS, arguments, script, train
 
 from algm_hf import AlgmForSemanticSegmentation
 from algm_hf.segmentation_trainer import bare_model, whole_model
@@ -68,8 +69,16 @@ def run_sharded(folder: Path):
     dist.destroy_process_group()
 
 
+def push(data, output):
+    for name in SCRIPTS:
+        changes = {"push_to_hub": True, "hub_model_id": f"someone/{name}", "hub_license": "mit"}
+        train(name, arguments(data, output / name, max_steps=1, save_strategy="no", **changes))
+
+
 if __name__ == "__main__":
-    if sys.argv[1] == "sharded":
+    if sys.argv[1] == "push":
+        push(Path(sys.argv[2]), Path(sys.argv[3]))
+    elif sys.argv[1] == "sharded":
         run_sharded(Path(sys.argv[2]))
     else:
         run_script(sys.argv[1], sys.argv[2:])
