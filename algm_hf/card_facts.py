@@ -106,6 +106,9 @@ class CardFacts:
         limits (`list[str]`): Limits of this checkpoint, besides those of every one.
         versions (`dict[str, str]`): Packages that it was made with.
         commit (`str`, *optional*): Commit of this project that it was made with.
+        command (`str`, *optional*): What trained it, with words such as FOLDER in the place of paths.
+        published (`bool`): Whether `model_id` can be loaded from the Hub, or by whoever has converted or trained it.
+        classes_setting (`str`, *optional*): Setting of merging that `classes` were measured at.
     """
 
     title: str
@@ -124,6 +127,9 @@ class CardFacts:
     limits: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     commit: str | None = None
+    command: str | None = None
+    published: bool = True
+    classes_setting: str | None = None
 
 
 def facts_from_dict(values: Mapping[str, Any], source: str = "the facts") -> CardFacts:
@@ -241,11 +247,12 @@ def facts_from_folder(folder: str | Path, evaluation: str | Path | None = None, 
         model=_num_parameters(folder) | _model_facts(config, recorded["preprocessor_config"]),
         training=_training_facts(arguments),
         classes=recorded["scores_by_class"],
+        classes_setting=_merging(config) if recorded["scores_by_class"] else None,
         versions=run.get("versions", {}),
         commit=run.get("commit"),
     )
     if arguments:
-        facts.base_model = hub_id(arguments.get("model", {}).get("init_from"))
+        facts.base_model = _start(arguments.get("model", {}))
         identifier = _dataset(arguments["data"])[0]
         facts.datasets = [identifier] if arguments["data"]["dataset"] in DATASETS or hub_id(identifier) else []
     if evaluation is None and (folder / "results.json").is_file():
@@ -295,14 +302,22 @@ def hub_id(name: str | None) -> str | None:
     return name
 
 
+def _start(model: Mapping[str, Any]) -> str | None:
+    """Hub repository of the first weights. A relative folder looks like one, so only a recorded commit or branch
+    (`init_revision`), which folders have none of, tells that it is one."""
+    return hub_id(model.get("init_from")) if model.get("init_revision") else None
+
+
 def _dataset(data: Mapping[str, Any]) -> tuple[str, str]:
-    """Identifier and title. Of a local path, its last part: a card names no path of one machine."""
+    """Identifier and title. Of what may be a local path, the last part: a card names no path of one machine, and only
+    a recorded `revision` tells a repository from a folder."""
     name = data["dataset"]
     if name in DATASETS:
         return DATASETS[name]
-    if name == "folder":
-        name = data.get("data_dir") or name
-    return (name, name) if hub_id(name) else (Path(name).name, Path(name).name)
+    if name != "folder" and data.get("revision") and hub_id(name):
+        return name, name
+    local = Path((data.get("data_dir") or name) if name == "folder" else name).name or "folder"
+    return local, local
 
 
 def _training_facts(arguments: Mapping[str, Mapping]) -> dict[str, Any]:
@@ -311,11 +326,10 @@ def _training_facts(arguments: Mapping[str, Mapping]) -> dict[str, Any]:
         return {}
     model, data = arguments.get("model", {}), arguments["data"]
     augmentation, training = arguments.get("augmentation", {}), arguments.get("training", {})
-    start = model.get("init_from")
     length = {"steps": training.get("max_steps")} if (training.get("max_steps") or 0) > 0 else {}
     rows = {
         "data": f"{_dataset(data)[1]}, {data.get('train_split', 'train')}",
-        "start": "random weights" if str(start).startswith("scratch:") else hub_id(start),
+        "start": "random weights" if str(model.get("init_from")).startswith("scratch:") else _start(model),
         "token merging in training": {True: "on", False: "off"}.get(model.get("train_with_merging")),
         "crop, pixels": augmentation.get("crop_size"),
         "random resize": augmentation.get("ratio_range"),
@@ -336,16 +350,19 @@ def _evaluation_of_training(results: Mapping, arguments: Mapping[str, Mapping], 
     """The last evaluation of a training, at the setting that the config saves."""
     row = {name: results[f"eval_{name}"] for name, _, _ in RESULT_COLUMNS if f"eval_{name}" in results}
     dataset_id, title = _dataset(arguments["data"])
-    merges = config.get("use_token_merging", True)
     return Evaluation(
         dataset=title,
         dataset_id=dataset_id,
         split=arguments["data"].get("eval_split", "validation"),
         setting="single scale, " + _windows(config),
         measured_by="this project",
-        rows=[{"name": f"on, tau {config['merge_threshold']:g}" if merges else "off", **row}],
+        rows=[{"name": _merging(config), **row}],
         num_images=results.get("eval_num_images") and int(results["eval_num_images"]),
     )
+
+
+def _merging(config: Mapping) -> str:
+    return f"on, tau {config['merge_threshold']:g}" if config.get("use_token_merging", True) else "off"
 
 
 def _check_same_model(results: Any, model: Mapping[str, Any], source: str) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import html
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,7 +49,7 @@ class DemoPage:
     def __init__(self, segmenter: DemoSegmenter):
         self.segmenter = segmenter
         self.id2label = dict(segmenter.model.config.id2label)
-        self.files = LabelFiles()
+        self.files = LabelFiles(seconds=KEPT_SECONDS)
 
     def choose_sample(self, threshold: float, local_layer: float, global_layer: float, event: gr.SelectData) -> list:
         """Takes the sample that was clicked on."""
@@ -133,6 +134,18 @@ def _slider(*values: float, **options) -> gr.Slider:
     return slider
 
 
+def _take_no_address(component: gr.components.Component) -> None:
+    """Refuses addresses in requests that no page made: gradio would fetch them from this server."""
+    move = component.async_move_resource_to_block_cache
+
+    async def move_files_only(path: str | Path | None) -> str | None:
+        if path is not None and re.match(r"\s*[a-z][a-z0-9+.-]+:/", str(path), flags=re.IGNORECASE):
+            raise gr.Error("A file is an address, expected one that was sent.", print_exception=False)
+        return await move(path)
+
+    component.async_move_resource_to_block_cache = move_files_only
+
+
 def _sliders(page: DemoPage) -> list[gr.Slider]:
     settings = page.segmenter.defaults
     layers = page.segmenter.model.config.num_hidden_layers
@@ -192,6 +205,8 @@ def build_app(segmenter: DemoSegmenter) -> gr.Blocks:
             with gr.Column(min_width=280):
                 numbers = gr.HTML(label="Numbers", show_label=True, container=True, padding=True, elem_id="numbers")
 
+        for component in (file, *sliders):  # all that takes data from requests
+            _take_no_address(component)
         outputs = [picture, label_map, shown, segmentation, tokens, classes, numbers, download, point, message]
         common = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
         samples.select(page.choose_sample, sliders, outputs, show_progress_on=[segmentation, tokens], **common)

@@ -8,6 +8,7 @@ import html
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -223,25 +224,48 @@ class LabelFiles:
 
     Args:
         most (`int`, *optional*, defaults to 50): How many are kept.
+        seconds (`float`, *optional*, defaults to 3600): After which a file is deleted, also if no new one comes.
     """
 
-    def __init__(self, most: int = 50):
+    def __init__(self, most: int = 50, seconds: float = 3600.0):
         self._folder = tempfile.TemporaryDirectory(prefix="algm-label-maps-")
-        self._most = most
+        self._most, self._seconds = most, seconds
+        self._written: dict[Path, float] = {}  # folders, the oldest first, and when they were made
+        self._timer: threading.Timer | None = None
         self._lock = threading.Lock()
 
     def write(self, label_map: np.ndarray, id2label: Mapping[int, str], stem: str) -> str:
         """Writes an indexed PNG at the picture's own size and returns its path; `stem` is part of its name."""
-        root = Path(self._folder.name)
         with self._lock:
-            folders = sorted(root.iterdir(), key=lambda folder: folder.stat().st_mtime_ns, reverse=True)
-            for old in folders[self._most - 1 :]:
-                shutil.rmtree(old)
-            folder = Path(tempfile.mkdtemp(dir=root))
+            for old in list(self._written)[: max(0, len(self._written) - self._most + 1)]:
+                self._delete(old)
+            folder = Path(tempfile.mkdtemp(dir=self._folder.name))
+            self._written[folder] = time.monotonic()
+            self._plan()
         safe = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in stem)[:60] or "picture"
         path = folder / f"{safe}_labels.png"
         save_label_map(label_map, path, make_palette(id2label))
         return str(path)
+
+    def _delete(self, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        del self._written[folder]
+
+    def _plan(self) -> None:
+        """Has one timer wait for the oldest file, as long as there are any."""
+        if self._timer is None and self._written:
+            wait = min(self._written.values()) + self._seconds - time.monotonic()
+            self._timer = threading.Timer(max(0.0, wait), self._expire)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _expire(self) -> None:
+        with self._lock:
+            latest = time.monotonic() - self._seconds
+            for folder in [folder for folder, made in self._written.items() if made <= latest]:
+                self._delete(folder)
+            self._timer = None
+            self._plan()
 
 
 __all__ = ["LabelFiles", "Views", "class_list", "make_views", "name_at", "number_table", "sample_scene"]

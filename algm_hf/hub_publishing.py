@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, constants
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
 from huggingface_hub.utils import HFValidationError, get_session, hf_raise_for_status, validate_repo_id
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor
@@ -29,7 +29,7 @@ from transformers.utils import logging
 
 from .card_facts import facts_from_folder, read_json
 from .image_processing_algm import AlgmImageProcessor
-from .model_cards import check_card, render_card
+from .model_cards import check_card, is_by_hand, render_card, signed_text, write_card
 from .modeling_algm import AlgmForSemanticSegmentation
 
 
@@ -45,7 +45,7 @@ STALE_FILES = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin
 
 
 class PublishingError(RuntimeError):
-    """What a person needs to know about an upload that failed; nothing was published."""
+    """What a person needs to know about an upload that failed, and what it left on the Hub."""
 
 
 @dataclass
@@ -67,9 +67,14 @@ class Publication:
     problems: list[str]
     card_is_new: bool
 
+    @property
+    def card_text(self) -> str:
+        """The card as it is uploaded."""
+        return signed_text(str(self.card)) if self.card_is_new else str(self.card)
+
     def sizes(self) -> dict[str, int]:
         """Bytes of every file, the card included."""
-        return {name: path.stat().st_size for name, path in self.files.items()} | {CARD: len(str(self.card).encode())}
+        return {name: path.stat().st_size for name, path in self.files.items()} | {CARD: len(self.card_text.encode())}
 
 
 def prepare_publication(folder: str | Path, repo_id: str, **changes: Any) -> Publication:
@@ -252,9 +257,13 @@ def publish(
     commit_description: str | None = None,
     create_pr: bool = False,
     keep_card: bool = False,
+    allow_card_problems: bool = False,
 ) -> CommitInfo:
     """
-    Uploads a publication in one commit. If anything fails, the branch stays as it was.
+    Uploads a publication in one commit. If anything fails, the branch stays as it was, or the message says otherwise.
+
+    A card in the repository that was written or edited by hand is not replaced by a rendered one: it stays, with a
+    warning. A card that was written by hand in the folder replaces it.
 
     Weights that the repository holds under names that this publication does not use, and `training_args.bin`, are
     deleted in the same commit: `from_pretrained` could take old weights for the new ones, and that file is a pickle.
@@ -269,6 +278,7 @@ def publish(
         commit_description (`str`, *optional*)
         create_pr (`bool`, *optional*, defaults to `False`): Opens a pull request instead of committing.
         keep_card (`bool`, *optional*, defaults to `False`): Leave the card of the repository as it is, if it has one.
+        allow_card_problems (`bool`, *optional*, defaults to `False`): Publish although the card has problems.
 
     Returns:
         `huggingface_hub.CommitInfo`: `oid` is the commit to pin.
@@ -276,8 +286,10 @@ def publish(
     Raises:
         ValueError: if the name, the visibility or the card is refused.
         PublishingError: if the Hub refuses or the connection breaks, in words.
+        KeyboardInterrupt: with words that say what is on the Hub.
     """
     check_repo_id(repo_id)
+    _check_card(publication, allow_card_problems)
     branch = revision or "main"
     if constants.HF_HUB_OFFLINE:
         raise PublishingError("HF_HUB_OFFLINE is set, so nothing can be published: unset it.")
@@ -285,22 +297,55 @@ def publish(
         _validate(publication.card)  # before anything is created for a card that the Hub refuses
         # One commit of our own: upload_folder may make several, of which an interruption would leave some.
         api = HfApi(token=token)
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        repo_id = repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
+        is_new = not api.repo_exists(repo_id)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        if is_new:
+            state["left"] = f"An empty repository {repo_id} was created and stays."
         if private and not api.model_info(repo_id).private:
             raise ValueError(f"{repo_id} exists and is public, expected a private one: change it in its settings.")
-        if revision is not None and not revision.startswith("refs/pr"):
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        if revision not in (None, "main") and not revision.startswith("refs/pr"):
+            _create_branch(api, repo_id, revision, state)
         head = api.model_info(repo_id, revision=branch)
-        state.update(head=head.sha, current=lambda: api.model_info(repo_id, revision=branch).sha)
+        state.update(head=head.sha, create_pr=create_pr)
+        state["current"] = lambda: api.model_info(repo_id, revision=branch).sha
+        present = {entry.rfilename for entry in head.siblings or []}
+        keep_card = CARD in present and (keep_card or _card_stays(api, publication, repo_id, head.sha))
         return api.create_commit(
             repo_id,
-            _operations(publication, {entry.rfilename for entry in head.siblings or []}, keep_card),
+            _operations(publication, present, keep_card),
             commit_message=commit_message or "Upload model",
             commit_description=commit_description,
             revision=revision,
             create_pr=create_pr,
             parent_commit=None if create_pr else head.sha,
         )
+
+
+def _check_card(publication: Publication, allow_problems: bool) -> None:
+    if publication.problems and not allow_problems:
+        raise ValueError(f"{CARD}: {'; '.join(publication.problems)}. Nothing was published.")
+    for problem in publication.problems:
+        logger.warning(f"{CARD}: {problem}.")
+
+
+def _create_branch(api: HfApi, repo_id: str, branch: str, state: dict[str, Any]) -> None:
+    try:
+        api.model_info(repo_id, revision=branch)
+    except RevisionNotFoundError:
+        api.create_branch(repo_id, branch=branch, exist_ok=True)
+        state["left"] = f"{state.get('left', '')} The new branch {branch!r} was created and stays.".strip()
+
+
+def _card_stays(api: HfApi, publication: Publication, repo_id: str, commit: str) -> bool:
+    """Whether the repository's card is by hand and the new one is not."""
+    if is_by_hand(publication.card_text):
+        return False
+    path = api.hf_hub_download(repo_id, CARD, revision=commit)
+    stays = is_by_hand(Path(path).read_text(encoding="utf-8"))
+    if stays:
+        logger.warning(f"{CARD} of {repo_id} was written by hand and stays; one by hand in the folder replaces it.")
+    return stays
 
 
 def _validate(card: ModelCard) -> None:
@@ -318,8 +363,8 @@ def _validate(card: ModelCard) -> None:
 
 def _operations(publication: Publication, present: set[str], keep_card: bool) -> list:
     operations: list = [CommitOperationAdd(name, str(path)) for name, path in publication.files.items()]
-    if not (keep_card and CARD in present):
-        operations.append(CommitOperationAdd(CARD, str(publication.card).encode()))
+    if not keep_card:
+        operations.append(CommitOperationAdd(CARD, publication.card_text.encode()))
     stale = sorted(name for name in present - set(publication.files) if STALE_FILES.fullmatch(name))
     return operations + [CommitOperationDelete(name) for name in stale]
 
@@ -327,12 +372,14 @@ def _operations(publication: Publication, present: set[str], keep_card: bool) ->
 @contextmanager
 def _explained(repo_id: str, branch: str) -> Iterator[dict[str, Any]]:
     """Turns whatever the client raises into words; what is refused here passes through. Takes the `head` of the branch
-    before the upload and a function for the `current` one."""
+    before the upload, a function for the `current` one, and in words what else was `left` on the Hub."""
     state: dict[str, Any] = {}
     try:
         yield state
     except HfHubHTTPError as error:
-        raise PublishingError(_explain(error, repo_id, branch)) from error
+        raise PublishingError(_explain(error, repo_id, branch, state)) from error
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"Interrupted. {_outcome(branch, state)}") from error
     except (ValueError, PublishingError):
         raise
     except Exception as error:  # the classes of the HTTP library differ between versions of huggingface_hub
@@ -341,31 +388,33 @@ def _explained(repo_id: str, branch: str) -> Iterator[dict[str, Any]]:
             causes.append(causes[-1].__cause__)
         refusal = next((cause for cause in causes if isinstance(cause, HfHubHTTPError)), None)
         if refusal is not None:
-            raise PublishingError(_explain(refusal, repo_id, branch)) from error
+            raise PublishingError(_explain(refusal, repo_id, branch, state)) from error
         reasons = " ".join(dict.fromkeys(_one_line(cause) for cause in causes))
-        raise PublishingError(f"{_interrupted(repo_id, branch, state)} {reasons}") from error
+        text = f"The upload to {repo_id} was interrupted. {_outcome(branch, state)} {reasons}"
+        raise PublishingError(f"{text} Run it again: what is there already is not sent twice.") from error
 
 
-def _interrupted(repo_id: str, branch: str, state: dict[str, Any]) -> str:
-    """What a broken connection left: without an answer, a commit may have arrived or not."""
-    again = "Run it again: what is there already is not sent twice."
+def _outcome(branch: str, state: dict[str, Any]) -> str:
+    """What is on the Hub. Without an answer, or with one that tells of a failure, a commit may have arrived or not."""
+    left = f" {state['left']}" if "left" in state else ""
     if "current" not in state:
-        return f"The upload to {repo_id} was interrupted and nothing was published on {branch!r}. {again}"
+        return f"Nothing was published on {branch!r}.{left}"
     try:
         current = state["current"]()
     except Exception as error:  # the Hub is out of reach; the first error is the one to tell
-        logger.info(f"{repo_id} cannot be asked: {error}")
-        return f"The upload to {repo_id} was interrupted: look whether {branch!r} has a new commit, then run it again."
-    if current == state["head"]:
-        return f"The upload to {repo_id} was interrupted and nothing was published on {branch!r}. {again}"
-    return f"The connection to {repo_id} broke, but {branch!r} has a new commit, {current}: look at it."
+        logger.info(f"{branch} cannot be asked for: {error}")
+        return f"The Hub cannot be asked: look whether {branch!r} has a new commit."
+    if current != state["head"]:
+        return f"But {branch!r} has a new commit, {current}: look at it."
+    look = "; look whether a pull request was opened" if state["create_pr"] else ""
+    return f"Nothing was published on {branch!r}{look}.{left}"
 
 
 def _one_line(error: BaseException) -> str:
     return f"{' '.join(str(error).split()) or type(error).__name__}".rstrip(".") + "."
 
 
-def _explain(error: HfHubHTTPError, repo_id: str, branch: str) -> str:
+def _explain(error: HfHubHTTPError, repo_id: str, branch: str, state: dict[str, Any]) -> str:
     status = error.response.status_code
     said = error.server_message or error.response.headers.get("X-Error-Message") or _one_line(error)
     advice = {
@@ -376,7 +425,9 @@ def _explain(error: HfHubHTTPError, repo_id: str, branch: str) -> str:
         412: f"Somebody else has committed to {branch!r} meanwhile: look at it, then run this again.",
     }.get(status, "Run this again later." if status >= 500 else "")
     text = f"The Hub refused the upload to {repo_id} ({status}: {said.rstrip('.')}). {advice}".strip()
-    return f"{text} Nothing was published on {branch!r}."
+    if status >= 500:  # the commit may have been made before the failure
+        return f"{text} {_outcome(branch, state)}"
+    return " ".join(filter(None, [text, f"Nothing was published on {branch!r}.", state.get("left")]))
 
 
 def push_model_to_hub(
@@ -393,6 +444,7 @@ def push_model_to_hub(
     create_pr: bool = False,
     max_shard_size: int | str = "50GB",
     tags: list[str] | None = None,
+    allow_card_problems: bool = False,
 ) -> CommitInfo:
     """
     `push_to_hub` of a model, with its processor and a card: all that `pipeline` needs, in one commit.
@@ -404,7 +456,7 @@ def push_model_to_hub(
         license (`str`, *optional*): Of the weights, for the card: an identifier of the Hub's list.
         max_shard_size (`int` or `str`, *optional*, defaults to `"50GB"`): Largest file of weights.
         tags (`list[str]`, *optional*): For the card.
-        commit_message, commit_description, private, token, revision, create_pr: See [`publish`].
+        commit_message, commit_description, private, token, revision, create_pr, allow_card_problems: See [`publish`].
 
     Returns:
         `huggingface_hub.CommitInfo`: `oid` is the commit to pin. A card that the repository has already stays.
@@ -419,7 +471,6 @@ def push_model_to_hub(
         processor.save_pretrained(folder)
         publication = prepare_publication(folder, repo_id, license=license)
         publication.card.data.tags = list(dict.fromkeys([*publication.card.data.tags, *(tags or [])]))
-        _warn_about(publication)
         return publish(
             publication,
             repo_id,
@@ -430,12 +481,8 @@ def push_model_to_hub(
             commit_description=commit_description,
             create_pr=create_pr,
             keep_card=True,
+            allow_card_problems=allow_card_problems,
         )
-
-
-def _warn_about(publication: Publication) -> None:
-    for problem in publication.problems:
-        logger.warning(f"{CARD}: {problem}.")
 
 
 def _processor_beside(model: AlgmForSemanticSegmentation):
@@ -463,16 +510,18 @@ class PublishingMixin:
 
     Attributes:
         card_facts (`dict`): Fields of [`~card_facts.CardFacts`] that are not recorded, such as `license`.
+        allow_card_problems (`bool`): Whether `push_to_hub` publishes although the card has problems.
     """
 
     card_facts: dict[str, Any] = {}
+    allow_card_problems = False
 
     def create_model_card(self, *args, **kwargs) -> None:
-        """Writes `README.md` into the output folder, in place of Trainer's draft."""
+        """Writes `README.md` into the output folder, in place of Trainer's draft. One written by hand stays."""
         if self.is_world_process_zero():
             model_id = self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).name
             facts = facts_from_folder(self.args.output_dir, **{"model_id": model_id, **self.card_facts})
-            render_card(facts).save(Path(self.args.output_dir) / CARD)
+            write_card(render_card(facts), self.args.output_dir)
 
     def push_to_hub(
         self,
@@ -492,7 +541,7 @@ class PublishingMixin:
         self.create_model_card()
 
         publication = prepare_publication(self.args.output_dir, repo_id)
-        _warn_about(publication)
+        _check_card(publication, self.allow_card_problems)
 
         def upload() -> CommitInfo:
             return publish(
@@ -502,6 +551,7 @@ class PublishingMixin:
                 revision=revision or self.args.hub_revision,
                 token=token if token is not None else self.args.hub_token,
                 commit_message=commit_message,
+                allow_card_problems=self.allow_card_problems,
             )
 
         return upload() if blocking else _in_background(upload)

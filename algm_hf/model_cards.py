@@ -8,19 +8,27 @@ What nobody recorded is left out of a card: a row, a column or a section, never 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers.utils import logging
 
 from .card_facts import MODEL_ROWS, RESULT_COLUMNS, CardFacts, Evaluation, hub_id
 
 
+logger = logging.get_logger(__name__)
+
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 TAGS = ("algm", "semantic-segmentation", "token-merging", "vision", "custom_code")
 PIPELINE_TAG, LIBRARY, METRIC = "image-segmentation", "transformers", "mean_iou"
+
+# Ends a rendered card, with a hash of it: one that a hand has changed since is not replaced by another rendered one.
+SIGNATURE = re.compile(r"\n<!-- rendered, not edited: ([0-9a-f]{16}) -->\s*\Z")
+TRAINERS_DRAFT = "generated automatically according to the information the Trainer had access to"
 
 
 def card_data(facts: CardFacts) -> ModelCardData:
@@ -145,6 +153,9 @@ def render_card(facts: CardFacts) -> ModelCard:
         else None,
         dataset_name=" and ".join(_trained_on(facts)) or None,
         limits=facts.limits,
+        command=facts.command,
+        published=facts.published,
+        classes_setting=facts.classes_setting,
         provenance=_provenance(facts),
     )
     # Sections that are left out leave blank lines behind.
@@ -156,6 +167,41 @@ def _trained_on(facts: CardFacts) -> list[str]:
     """Titles of the evaluated data sets that the training names as its data."""
     data = str(facts.training.get("data", ""))
     return list(dict.fromkeys(e.dataset for e in facts.evaluations if data.startswith(e.dataset)))
+
+
+def signed_text(text: str) -> str:
+    """The text of a rendered card with a comment that tells whether a hand has changed it since."""
+    text = text.rstrip() + "\n"
+    return f"{text}\n<!-- rendered, not edited: {_digest(text)} -->\n"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()[:16]
+
+
+def is_by_hand(text: str) -> bool:
+    """Whether a person wrote or edited a card: neither a rendered one as it was, nor Trainer's draft."""
+    found = SIGNATURE.search(text)
+    return TRAINERS_DRAFT not in text if found is None else _digest(text[: found.start()]) != found.group(1)
+
+
+def write_card(card: ModelCard, folder: str | Path) -> bool:
+    """
+    Writes `README.md` into a model folder. One that was written or edited by hand stays, with a warning.
+
+    Args:
+        card (`huggingface_hub.ModelCard`): From [`render_card`].
+        folder (`str` or `Path`): Where the model is.
+
+    Returns:
+        `bool`: Whether it was written.
+    """
+    path = Path(folder) / "README.md"
+    if path.is_file() and is_by_hand(path.read_text(encoding="utf-8")):
+        logger.warning(f"{path} was written by hand and stays; remove it to have a card rendered.")
+        return False
+    path.write_text(signed_text(str(card)), encoding="utf-8")
+    return True
 
 
 def check_card(card: ModelCard) -> list[str]:
@@ -201,4 +247,4 @@ def _wrong_base_models(data: ModelCardData) -> list[str]:
     return [f"base_model is {name!r}, expected a repository on the Hub" for name in names if hub_id(name) is None]
 
 
-__all__ = ["card_data", "check_card", "render_card", "results_table"]
+__all__ = ["card_data", "check_card", "is_by_hand", "render_card", "results_table", "signed_text", "write_card"]

@@ -15,11 +15,11 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from huggingface_hub import HfApi
 from transformers import HfArgumentParser
 
 from algm_hf import AlgmForSemanticSegmentation, AlgmImageProcessor
 from algm_hf.conversion import check_saved_folder, convert_segmenter_checkpoint
+from algm_hf.hub_publishing import PublishingError, check_repo_id, prepare_publication, publish
 from algm_hf.vit_conversion import from_vit
 
 
@@ -51,7 +51,12 @@ class ConversionArguments:
         metadata={"help": "Side in pixels at which a plain ViT is to be used. Default: that of the source."},
     )
     push_to_hub: str | None = field(
-        default=None, metadata={"help": "Hub repository to upload the folder to, such as user/algm-vit-small-ade20k."}
+        default=None,
+        metadata={"help": "Hub repository to publish the folder in, as scripts/push_to_hub.py does; needs --license."},
+    )
+    license: str | None = field(
+        default=None,
+        metadata={"help": "With --push_to_hub: licence of the weights, which is their authors', as the Hub names it."},
     )
     id2label: str | None = field(
         default=None, metadata={"help": 'JSON file with the class names, {"0": "wall", ...}. Default: LABEL_0, ...'}
@@ -70,9 +75,10 @@ def check_arguments(args: ConversionArguments) -> None:
         raise ValueError(f"--output_dir {args.output_dir} is a file, expected a folder or a new path.")
     if _source(args) == "release" and (args.num_labels is not None or args.image_size is not None):
         raise ValueError("--num_labels and --image_size are for --source vit; a release has its classes and its size.")
-    if args.push_to_hub is not None and "." in args.push_to_hub:
-        # transformers turns the repository name into the name of a Python module.
-        raise ValueError(f"--push_to_hub {args.push_to_hub} holds a dot, expected a repository name without dots.")
+    if args.push_to_hub is not None:
+        check_repo_id(args.push_to_hub)
+    if (args.push_to_hub is None) != (args.license is None):
+        raise ValueError("expected --push_to_hub and --license together: the licence is for the card on the Hub.")
 
 
 def _source(args: ConversionArguments) -> str:
@@ -90,13 +96,6 @@ def convert_source(args: ConversionArguments) -> tuple[AlgmForSemanticSegmentati
     return from_vit(args.checkpoint, num_labels=args.num_labels, id2label=id2label, **size)
 
 
-def upload(folder: str, repo_id: str) -> None:
-    """Uploads exactly the files that were checked."""
-    api = HfApi()
-    api.create_repo(repo_id, exist_ok=True)
-    print(f"uploaded: {api.upload_folder(repo_id=repo_id, folder_path=folder)}")
-
-
 def convert(args: ConversionArguments) -> None:
     check_arguments(args)
     model, processor = convert_source(args)
@@ -107,7 +106,8 @@ def convert(args: ConversionArguments) -> None:
     print(f"wrote {args.output_dir}: {', '.join(sorted(path.name for path in Path(args.output_dir).iterdir()))}")
     print(f"reloaded and compared, merging on and off: logits differ by at most {difference:.1e}")
     if args.push_to_hub is not None:
-        upload(args.output_dir, args.push_to_hub)
+        publication = prepare_publication(args.output_dir, args.push_to_hub, license=args.license)
+        print(f"published: {publish(publication, args.push_to_hub).commit_url}")
     source = args.push_to_hub or args.output_dir
     print("load it with:")
     print("    from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation")
@@ -119,9 +119,12 @@ def main() -> int:
     (args,) = HfArgumentParser(ConversionArguments).parse_args_into_dataclasses()
     try:
         convert(args)
-    except (ValueError, OSError) as error:  # refused input, no disk space, no network: one line, no traceback
+    except (ValueError, OSError, PublishingError) as error:  # refused input, no disk space, no network: one line
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt as error:  # an upload says what it left
+        print(str(error) or "Interrupted.", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -8,8 +8,9 @@ Publishes a model folder on the Hub: weights as safetensors, config, processor, 
     python scripts/push_to_hub.py --model outputs/train --repo_id me/algm-streets --license apache-2.0
 
 The folder is loaded and checked first, and a card is rendered from what is recorded in it if it has no README.md.
-Everything goes up in one commit; if anything fails, one message says why, the branch stays as it was and the exit code
-is 1. --dry_run lists what would go up, checks the card and uses no network. Log in with `hf auth login` or HF_TOKEN.
+Everything goes up in one commit; if anything fails, one message says why and what is on the Hub, and the exit code is
+1. A card on the Hub that was written by hand is not replaced by a rendered one. --dry_run lists what would go up,
+checks the card and uses no network. Log in with `hf auth login` or HF_TOKEN.
 """
 
 from __future__ import annotations
@@ -86,6 +87,6 @@ if __name__ == "__main__":
         main()
     except (ValueError, OSError, PublishingError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
-    except KeyboardInterrupt:
-        print("Interrupted. Without the line 'Published' nothing was published; run it again.", file=sys.stderr)
+    except KeyboardInterrupt as error:  # the upload says what it left
+        print(str(error) or "Interrupted before the upload: nothing was published.", file=sys.stderr)
         sys.exit(130)

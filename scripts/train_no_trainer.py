@@ -28,7 +28,7 @@ from transformers import TrainerState, get_scheduler, set_seed
 from algm_hf import AlgmForSemanticSegmentation
 from algm_hf.card_facts import facts_from_folder
 from algm_hf.hub_publishing import PublishingError, prepare_publication, publish
-from algm_hf.model_cards import render_card
+from algm_hf.model_cards import render_card, write_card
 from algm_hf.segmentation_datasets import DataArguments, load_segmentation_data
 from algm_hf.segmentation_inference import SegmentationPredictor, config_settings, unwrapped
 from algm_hf.segmentation_trainer import (
@@ -391,7 +391,7 @@ def main():
         if args.push_to_hub:
             try:
                 card = render_card(facts_from_folder(folder, model_id=repository, license=args.hub_license))
-                card.save(folder / "README.md")
+                write_card(card, folder)
                 publication = prepare_publication(folder, repository)
                 publish(publication, repository, private=args.hub_private_repo, token=args.hub_token)
             except (ValueError, PublishingError) as error:  # the model is saved; scripts/push_to_hub.py can try again

@@ -51,8 +51,8 @@ class Repository:
 @dataclass
 class Failure:
     """
-    Answers matching requests with `status`. With `status=None` it hangs up, after a part of the body, or with
-    `after=True` after doing what was asked.
+    Answers matching requests with `status`. With `status=None` it hangs up, after a part of the body. With
+    `after=True` it does what was asked first.
     """
 
     method: str
@@ -179,7 +179,7 @@ class Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         self.hub.requests.append((self.command, path))
         failure = next((f for f in self.hub.failures if f.method == self.command and re.search(f.path, path)), None)
-        self.answers = failure is None or not failure.after
+        self.late = failure if failure is not None and failure.after else None
         if failure is not None and failure.status is None and not failure.after:
             self.rfile.read(100)
             return self.hang_up()
@@ -222,8 +222,10 @@ class Handler(BaseHTTPRequestHandler):
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     def answer(self, content, status: int = 200, headers: dict | None = None):
-        if not self.answers:
-            return self.hang_up()
+        if self.late is not None:
+            if self.late.status is None:
+                return self.hang_up()
+            content, status, headers = {"error": self.late.message}, self.late.status, None
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         headers = {"Content-Type": "application/json"} | (headers or {}) | {"Content-Length": str(len(data))}

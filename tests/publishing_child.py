@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import torch
+from huggingface_hub import HfApi
 from tiny_models import blocky_images
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, Trainer, TrainingArguments
 
@@ -24,6 +25,7 @@ from algm_hf import AlgmForSemanticSegmentation
 from algm_hf.hub_publishing import PublishingMixin
 
 
+COMMIT = HfApi.create_commit
 SCRIPT = str(Path(__file__).parent.parent / "scripts" / "push_to_hub.py")
 
 
@@ -39,8 +41,15 @@ class PublishingTrainer(PublishingMixin, Trainer):
     card_facts = {"license": "mit"}
 
 
-def run_script(arguments, token=None):
+def interrupted_commit(*arguments, **options):
+    """Ctrl-C after the commit, before its answer is used."""
+    COMMIT(*arguments, **options)
+    raise KeyboardInterrupt
+
+
+def run_script(arguments, token=None, interrupt=False):
     """Runs the script in this process, which has its imports already."""
+    HfApi.create_commit = interrupted_commit if interrupt else COMMIT
     if token is not None:
         os.environ["HF_TOKEN"] = token
     sys.argv = [SCRIPT, *arguments]
@@ -94,7 +103,9 @@ def push(folder, report):
         run_script(["--model", str(folder), "--repo_id", "someone/algm-from-script", "--license", "mit", *more])
         for more in ([], ["--revision", "v2"])
     ]
-    Path(report).write_text(json.dumps({"commits": commits, "script": script}), encoding="utf-8")
+    by_hand = run_script(["--model", str(folder), "--repo_id", "someone/algm-by-hand", "--license", "mit"])
+    found = {"commits": commits, "script": script, "by_hand": by_hand}
+    Path(report).write_text(json.dumps(found), encoding="utf-8")
 
 
 def scenarios(file, report):

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo page without a browser: what each control does, what is refused, and in which words."""
 
+import asyncio
 import io
 import json
 import os
@@ -331,6 +332,41 @@ def test_downloaded_label_map_holds_the_classes_and_old_files_go():
     with Image.open(paths[-1]) as written:
         assert written.mode == "P"
         assert np.array_equal(np.asarray(written), labels)
+
+
+def test_downloads_are_deleted_after_the_promised_time_though_nobody_comes():
+    files = LabelFiles(seconds=0.5)
+    first = Path(files.write(np.zeros((2, 2), int), NAMES, "first"))
+    time.sleep(0.3)
+    second = Path(files.write(np.zeros((2, 2), int), NAMES, "second"))
+    assert first.is_file() and second.is_file()
+    deadline = time.monotonic() + 20
+    while first.exists() or second.parent.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert Path(files.write(np.zeros((2, 2), int), NAMES, "third")).is_file()
+
+
+@pytest.mark.parametrize("place", ["file", "slider"])
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/a.png", "HTTPS://example.org/a.png"])
+def test_an_address_in_the_place_of_a_file_is_not_fetched(segmenter, monkeypatch, address, place):
+    pytest.importorskip("gradio", reason="the page needs gradio, which the extra `app` installs")
+    import gradio
+    from gradio import processing_utils
+
+    from algm_hf.demo_app import KEPT_SECONDS, build_app
+
+    async def fetch(*arguments, **options):
+        raise AssertionError("the server fetched an address")
+
+    monkeypatch.setattr(processing_utils, "async_ssrf_protected_download", fetch)
+    app = build_app(segmenter)
+    assert KEPT_SECONDS == 3600  # as `LabelFiles` promises
+    upload = next(function for function in app.fns.values() if function.name == "upload")
+    crafted = {"path": address, "meta": {"_type": "gradio.FileData"}}
+    inputs = [crafted, 0.5, 1, 3] if place == "file" else [None, crafted, 1, 3]
+    with pytest.raises(gradio.Error, match="A file is an address, expected one that was sent"):
+        asyncio.run(app.preprocess_data(upload, inputs, None))
 
 
 def test_samples_are_counted():

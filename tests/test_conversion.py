@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from hub_stand_in import HubStandIn
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
@@ -441,8 +442,9 @@ def test_class_names_that_do_not_fit_are_refused(names, message):
 # The script
 
 
-def run_script(tmp_path: Path, *arguments) -> subprocess.CompletedProcess:
+def run_script(tmp_path: Path, *arguments, **variables: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"HF_HOME": str(tmp_path / "hf_home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment |= variables
     # A stand-in for the installed package where the tests run from a checkout that is not installed.
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, str(SCRIPT), *map(str, arguments)]
@@ -465,12 +467,37 @@ def test_script_converts_checks_and_tells_how_to_load(tmp_path):
     assert (config["merge_threshold"], config["id2label"]["10"]) == (0.9, "class 10")
 
 
+def test_script_publishes_as_everything_here_is_published(tmp_path):
+    with HubStandIn() as hub:
+        arguments = [
+            "--checkpoint",
+            FIXTURES / "linear",
+            "--push_to_hub",
+            "someone/algm-converted",
+            "--license",
+            "mit",
+        ]
+        hub_there = hub.environment(tmp_path / "cache")
+        done = run_script(tmp_path, *arguments, "--output_dir", tmp_path / "out", **hub_there)
+        assert done.returncode == 0, done.stderr
+        files = hub.files("someone/algm-converted")
+        messages = list(hub.repositories["someone/algm-converted"].messages.values())
+        assert messages == ["initial commit", "Upload model"] and hub.head("someone/algm-converted") in done.stdout
+        assert {"model.safetensors", "preprocessor_config.json", "modeling_algm.py"} <= set(files)
+        assert b"\nlicense: mit\n" in files["README.md"]
+        refused = run_script(tmp_path, *arguments, "--output_dir", tmp_path / "out", **hub_there | {"HF_TOKEN": "old"})
+    assert refused.returncode == 1 and "Traceback" not in refused.stderr
+    (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
+    assert "does not accept the token" in line
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"--checkpoint": "none.pth"}, "none.pth does not exist"),
         ({"--output_dir": "names.json"}, "--output_dir names.json is a file, expected a folder"),
-        ({"--push_to_hub": "me/algm-1.0"}, "--push_to_hub me/algm-1.0 holds a dot, expected"),
+        ({"--push_to_hub": "me/algm-1.0"}, "repo_id is 'me/algm-1.0', expected a name without dots"),
+        ({"--push_to_hub": "me/algm"}, "expected --push_to_hub and --license together"),
         ({"--id2label": "none.json"}, "--id2label none.json cannot be read as JSON"),
         ({"--id2label": "names.json"}, "id2label has 1 entries"),
     ],

@@ -6,6 +6,7 @@ import copy
 import json
 import re
 import runpy
+import shlex
 import sys
 from pathlib import Path
 
@@ -14,10 +15,13 @@ import yaml
 from hub_stand_in import metadata_errors
 from huggingface_hub import ModelCard
 from tiny_models import tiny_model
+from transformers import HfArgumentParser
 
 from algm_hf import AlgmImageProcessor
 from algm_hf.card_facts import facts_from_dict, facts_from_folder, read_facts
 from algm_hf.model_cards import check_card, render_card
+from algm_hf.segmentation_datasets import DataArguments
+from algm_hf.training_arguments import AugmentationArguments, ModelArguments, SegmentationTrainingArguments
 
 
 ROOT = Path(__file__).parent.parent
@@ -107,6 +111,22 @@ def test_a_published_card_converts_into_the_folder_that_it_loads(name):
         compile(block, name, "exec")
 
 
+def test_the_card_of_the_model_trained_here_says_how_to_repeat_it_and_what_was_measured():
+    text = (CARDS / "algm_vit_tiny_patch8_camvid.md").read_text(encoding="utf-8")
+    facts = json.loads((CARDS / "facts" / "algm_vit_tiny_patch8_camvid.json").read_text(encoding="utf-8"))
+    assert "## Results by class: token merging on, tau 0.85\n" in text
+    by_class = [scores["iou"] for scores in facts["classes"].values()]
+    rows = {row["name"]: row["mean_iou"] for row in facts["evaluations"][0]["rows"]}
+    assert sum(by_class) / len(by_class) == pytest.approx(rows[facts["classes_setting"]], abs=1e-9)
+    assert re.search(r'^model_id = ".*"  # the folder that holds your own copy: the weights are not', text, re.M)
+    (command,) = re.findall(r"^python scripts/train.py (.*)$", text, re.M)
+    kinds = (ModelArguments, DataArguments, AugmentationArguments, SegmentationTrainingArguments)
+    parser = HfArgumentParser(kinds)
+    model, data, augmentation, training = parser.parse_args_into_dataclasses(shlex.split(command))
+    assert (data.dataset, model.hidden_size, augmentation.crop_size) == ("camvid", 64, [160])
+    assert training.max_steps == facts["training"]["steps"]
+
+
 # --- facts -----------------------------------------------------------------------------------------------------------
 
 MINIMAL = {"title": "A model", "model_id": "me/model"}
@@ -179,7 +199,12 @@ def test_files_that_hold_no_facts_are_refused(tmp_path):
 # --- what a training and an evaluation leave behind ------------------------------------------------------------------
 
 ARGUMENTS = {
-    "model": {"init_from": "timm/vit_tiny_patch16_384", "train_with_merging": True, "drop_path_rate": 0.1},
+    "model": {
+        "init_from": "timm/vit_tiny_patch16_384",
+        "init_revision": "main",
+        "train_with_merging": True,
+        "drop_path_rate": 0.1,
+    },
     "data": {
         "dataset": "camvid",
         "data_dir": "secret/place",
@@ -274,6 +299,27 @@ def test_a_card_names_no_path_of_a_machine(folder, tmp_path):
     card = render_card(facts_from_folder(folder))
     assert str(tmp_path) not in str(card) and "Results: streets, val" in str(card)
     assert card.data.base_model is None and card.data.datasets is None, "a folder is nothing on the Hub"
+
+
+def test_relative_folders_are_no_repositories_wherever_the_card_is_rendered(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where neither of the folders is
+    for data in ({"dataset": "folder", "data_dir": "data/streets"}, {"dataset": "data/streets"}):
+        arguments = copy.deepcopy(ARGUMENTS)
+        arguments["data"] |= {"data_dir": None} | data
+        arguments["model"] |= {"init_from": "outputs/mine", "init_revision": None}
+        (folder / "training_arguments.json").write_text(json.dumps({"runs": [{"arguments": arguments}]}))
+        card = render_card(facts_from_folder(folder))
+        assert card.data.base_model is None and card.data.datasets is None
+        assert "outputs/mine" not in str(card) and "data/streets" not in str(card)
+        assert "Results: streets, val" in str(card)
+
+
+def test_a_recorded_revision_tells_a_repository(folder):
+    arguments = copy.deepcopy(ARGUMENTS)
+    arguments["data"] |= {"dataset": "me/streets", "data_dir": None, "revision": "main"}
+    (folder / "training_arguments.json").write_text(json.dumps({"runs": [{"arguments": arguments}]}))
+    card = render_card(facts_from_folder(folder))
+    assert card.data.base_model == "timm/vit_tiny_patch16_384" and card.data.datasets == ["me/streets"]
 
 
 def test_an_evaluation_gives_the_table_of_merging_off_and_on(folder, tmp_path):

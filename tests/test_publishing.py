@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from tiny_models import blocky_images, tiny_model
 from transformers import AutoImageProcessor
 
 from algm_hf import AlgmForSemanticSegmentation, AlgmImageProcessor
-from algm_hf.hub_publishing import check_repo_id, prepare_publication, push_model_to_hub
+from algm_hf.hub_publishing import PublishingMixin, check_repo_id, prepare_publication, push_model_to_hub
 
 
 ROOT = Path(__file__).parent.parent
@@ -101,6 +102,7 @@ def published(folder, tmp_path_factory):
     with HubStandIn() as hub:
         stale = dict.fromkeys(("model-00001-of-00002.safetensors", "pytorch_model.bin", "training_args.bin"), b"old")
         hub.create("someone/algm-from-script", files=stale | {"notes.txt": b"mine"})
+        hub.create("someone/algm-by-hand", files={"README.md": b"# Mine, by hand\n"})
         run_child(hub.environment(work / "push"), work, CHILD, "push", folder, work / "report.json")
         report = json.loads((work / "report.json").read_text())
         commits = report["commits"] | {"someone/algm-from-script": hub.head("someone/algm-from-script")}
@@ -196,6 +198,14 @@ def test_a_pushed_card_names_the_repository_and_its_licence(published):
         assert f'model_id = "someone/{name}"' in card and f"\nlicense: {licence}\n" in card
 
 
+def test_a_card_by_hand_on_the_hub_is_not_replaced_by_a_rendered_one(published):
+    hub, report, *_ = published
+    assert report["by_hand"]["code"] == 0, report["by_hand"]["errors"]
+    files = hub.files("someone/algm-by-hand")
+    assert files["README.md"] == b"# Mine, by hand\n" and "model.safetensors" in files
+    assert "README.md of someone/algm-by-hand was written by hand and stays" in report["by_hand"]["errors"]
+
+
 def test_the_client_asked_for_nothing_that_the_stand_in_does_not_know(published):
     hub, *_ = published
     # Files that are not there are asked for by name; anything else would be an endpoint that is missing here.
@@ -214,7 +224,7 @@ SCENARIOS = {
     "cut": (
         Failure("PUT", "/lfs/someone/cut/", None),
         {},
-        r"The upload to someone/cut was interrupted and nothing was published on 'main'\..*Run it again",
+        r"The upload to someone/cut was interrupted\. Nothing was published on 'main'\..*Run it again",
     ),
     "token": (None, {"token": "hf_expired"}, r"\(401: .*does not accept the token: `hf auth login`.*Nothing was"),
     "elsewhere": (None, {"repo_id": "other/elsewhere"}, r"\(403: .*may not write to other/elsewhere.*Nothing was"),
@@ -237,13 +247,25 @@ SCENARIOS = {
     "answerless": (
         Failure("POST", "/api/models/someone/answerless/commit/", None, after=True),
         {},
-        r"The connection to someone/answerless broke, but 'main' has a new commit, [0-9a-f]{40}: look at it",
+        r"upload to someone/answerless was interrupted\. But 'main' has a new commit, [0-9a-f]{40}: look at it",
     ),
+    "late": (
+        Failure("POST", "/api/models/someone/late/commit/", 500, "storage hiccup", after=True),
+        {},
+        r"\(500: storage hiccup\)\. Run this again later\. But 'main' has a new commit, [0-9a-f]{40}: look at it",
+    ),
+    "first": (
+        Failure("PUT", "/lfs/someone/first/", 503, "storage is down"),
+        {},
+        r"Nothing was published on 'main'\. An empty repository someone/first was created and stays\.",
+    ),
+    "ctrl_c": (None, {"interrupt": True}, r"Interrupted\. But 'main' has a new commit, [0-9a-f]{40}: look at it"),
     "public": (None, {"more": ["--private"]}, "someone/public exists and is public, expected a private one"),
     "branch": (
         Failure("PUT", "/lfs/someone/branch/", 403, "storage is full"),
         {"more": ["--revision", "v2"]},
-        r"\(403: storage is full\)\. .*Nothing was published on 'v2'",
+        r"\(403: storage is full\)\. .*Nothing was published on 'v2'\. An empty repository someone/branch was created "
+        r"and stays\. The new branch 'v2' was created and stays\.",
     ),
 }
 
@@ -257,8 +279,9 @@ def failed(folder, tmp_path_factory):
             repo_id = changes.get("repo_id", f"someone/{name}")
             arguments = ["--model", str(folder), "--repo_id", repo_id, "--license", changes.get("license", "mit")]
             entries.append({"arguments": arguments + changes.get("more", []), "token": changes.get("token", TOKEN)})
+            entries[-1]["interrupt"] = changes.get("interrupt", False)
             hub.failures += [failure] if failure else []
-            if name in ("cut", "conflict", "overtaken", "answerless", "public", "down"):
+            if name in ("cut", "conflict", "overtaken", "answerless", "late", "ctrl_c", "public", "down"):
                 hub.create(repo_id, files={"model.safetensors": b"before"})
                 before[name] = hub.head(repo_id)
         (work / "scenarios.json").write_text(json.dumps(entries))
@@ -270,8 +293,8 @@ def failed(folder, tmp_path_factory):
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_failed_push_ends_in_one_clear_message(failed, name):
     _, results, _ = failed
-    assert results[name]["code"] == 1 and "Traceback" not in results[name]["errors"]
-    errors = [line for line in results[name]["errors"].splitlines() if line.startswith("error: ")]
+    assert results[name]["code"] == (130 if name == "ctrl_c" else 1) and "Traceback" not in results[name]["errors"]
+    errors = [line for line in results[name]["errors"].splitlines() if line.startswith(("error: ", "Interrupted"))]
     assert len(errors) == 1 and re.search(SCENARIOS[name][2], errors[0]), results[name]["errors"]
 
 
@@ -279,12 +302,14 @@ def test_a_failed_push_ends_in_one_clear_message(failed, name):
 def test_a_failed_push_publishes_nothing(failed, name):
     hub, _, before = failed
     repository = hub.repositories.get(f"someone/{name}")
-    if name == "answerless":  # all of it, and the message says so
-        assert {"model.safetensors", "README.md"} <= set(hub.files("someone/answerless"))
+    if name in ("answerless", "late", "ctrl_c"):  # all of it, and the message says so
+        assert {"model.safetensors", "README.md"} <= set(hub.files(f"someone/{name}"))
         assert len(repository.commits) == 2
     elif name in before:
         assert repository.branches == {"main": before[name]} and len(repository.commits) == 1
         assert hub.files(f"someone/{name}")["model.safetensors"] == b"before"
+    elif name == "first":
+        assert len(repository.commits) == 1 and set(repository.branches) == {"main"}
     elif name == "branch":
         assert len(repository.commits) == 1 and set(repository.branches) == {"main", "v2"}
     else:
@@ -450,4 +475,31 @@ def test_a_model_without_a_processor_is_not_pushed():
 def test_offline_a_push_says_so(folder):
     model = AlgmForSemanticSegmentation.from_pretrained(folder)  # the processor lies beside it
     with pytest.raises(RuntimeError, match="HF_HUB_OFFLINE is set"):
+        model.push_to_hub("me/streets", license="mit")
+
+
+def test_a_model_whose_card_has_problems_is_not_pushed_unless_asked_for(folder):
+    model = AlgmForSemanticSegmentation.from_pretrained(folder)
+    with pytest.raises(ValueError, match="README.md: license is missing.*Nothing was published"):
         model.push_to_hub("me/streets")
+    with pytest.raises(RuntimeError, match="HF_HUB_OFFLINE is set"):  # as far as it gets here
+        model.push_to_hub("me/streets", allow_card_problems=True)
+
+
+def test_a_trainer_replaces_its_own_card_and_keeps_one_by_hand(copy):
+    class Recorded(PublishingMixin):
+        card_facts, hub_model_id = {"license": "mit"}, "me/streets"
+        args = SimpleNamespace(output_dir=str(copy), hub_model_id=None)
+
+        def is_world_process_zero(self):
+            return True
+
+    card = copy / "README.md"
+    Recorded().create_model_card()
+    first = card.read_text()
+    Recorded.card_facts = {"license": "apache-2.0"}
+    Recorded().create_model_card()
+    assert "license: mit" in first and "license: apache-2.0" in card.read_text()
+    card.write_text(first.replace("## Citation", "By hand.\n\n## Citation"))
+    Recorded().create_model_card()
+    assert "By hand." in card.read_text() and "license: mit" in card.read_text()

@@ -10,8 +10,11 @@ import sys
 import textwrap
 from pathlib import Path
 
+import PIL.Image
 import pytest
+import torch
 import yaml
+from PIL import Image
 from tiny_models import tiny_model
 from training_runs import write_data
 from transformers import Dinov2Config, Dinov2Model
@@ -67,6 +70,48 @@ def numbers_under(value, key):
     if isinstance(value, list):
         return [number for entry in value for number in numbers_under(entry, key)]
     return []
+
+
+def test_the_loading_example_loads_and_segments_as_it_is_printed(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    model = tiny_model()
+    model.save_pretrained(folder)
+    AlgmImageProcessor(size=32, patch_size=8).save_pretrained(folder)
+    Image.new("RGB", (48, 40), (90, 120, 150)).save(tmp_path / "street.jpg")
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (loading,) = [text for text in blocks if "folder_or_repo" in text]
+    (segmenting,) = [text for text in blocks if 'open("street.jpg")' in text]
+    monkeypatch.chdir(tmp_path)
+    names = {"folder_or_repo": str(folder), "PIL": PIL, "torch": torch}
+    exec(loading + segmenting, names)
+    assert names["label_map"].shape == (40, 48)
+    assert names["outputs"].token_counts.shape == (1, model.config.num_hidden_layers)
+    assert names["outputs"].patch_to_token.shape == (1, names["inputs"]["pixel_values"][0, 0].numel() // 64)
+    assert {entry["label"] for entry in names["segmenter"]("street.jpg")} <= set(model.config.id2label.values())
+
+
+def test_the_conversion_example_converts(tmp_path):
+    (tokens,) = commands("convert_checkpoint.py")
+    places = {
+        "DIR/checkpoint.pth": str(ROOT / "tests/fixtures/parity/linear/checkpoint.pth"),
+        "OUT": str(tmp_path / "out"),
+    }
+    assert set(places) <= set(tokens)
+    printed = run("convert_checkpoint.py", [places.get(token, token) for token in tokens])
+    assert "reloaded and compared" in printed and (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_the_example_of_the_page_is_the_scripts_own_and_its_arguments_are_taken(tmp_path):
+    (line,) = re.findall(r"^(?:\.venv/bin/)?python (scripts/app\.py .*)$", README, flags=re.MULTILINE)
+    assert f"python {line}\n" in (ROOT / "scripts/app.py").read_text(encoding="utf-8")
+    assert '".[app]"' in README.split(line)[0].rpartition("```")[2], "what the page needs is installed before"
+    model = tmp_path / "model"
+    tiny_model().save_pretrained(model)
+    AlgmImageProcessor(size=32, patch_size=8).save_pretrained(model)
+    tokens = [str(model) if token == "outputs/demo/model" else token for token in shlex.split(line)[1:]]
+    # tests/test_app.py serves the page; written as a Space, the same model needs no gradio.
+    run("app.py", [*tokens, "--export_space", str(tmp_path / "space")])
+    assert (tmp_path / "space" / "model" / "model.safetensors").is_file()
 
 
 def test_the_example_of_a_plain_vit_builds_a_model(tmp_path):
