@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
 import os
+import socket
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -163,6 +164,7 @@ def test_a_label_that_is_no_class_is_refused(segmenter):
 
 CHILD = """
 import json, resource, sys
+from pathlib import Path
 import numpy, torch
 from accelerate import Accelerator
 from PIL import Image
@@ -186,7 +188,11 @@ accelerator = Accelerator(cpu=True)
 made = rows(count, height, width)
 scores = evaluate_segmentation(model, processor, list(made) if listed else made, batch_size, accelerator=accelerator)
 scores = {name: value.tolist() if isinstance(value, numpy.ndarray) else value for name, value in scores.items()}
-scores["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+# Linux starts ru_maxrss with what the parent had; VmHWM is this process's own.
+status = Path("/proc/self/status")
+lines = status.read_text().splitlines() if status.exists() else []
+own = [int(line.split()[1]) for line in lines if line.startswith("VmHWM")]
+scores["peak"] = own[0] if own else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 scores["processes"] = accelerator.num_processes
 with open(f"{path}{accelerator.process_index}.json", "w") as file:
     json.dump(scores, file)
@@ -216,7 +222,10 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
 def test_one_and_two_processes_give_identical_numbers_with_an_odd_number_of_images(tmp_path, listed):
     (alone,) = run_child(tmp_path, 7, 40, 50, 2, listed)
     launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1")
-    launch += ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0")
+    with socket.socket() as found:  # a free port: old versions of accelerate take 0 literally and wait for ever
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    launch += ("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(port))
     both = run_child(tmp_path, 7, 40, 50, 2, listed, launch=launch)
     assert [scores["processes"] for scores in both] == [2, 2]
     for scores in both:
