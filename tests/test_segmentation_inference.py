@@ -246,9 +246,10 @@ def test_a_model_in_training_mode_or_with_broken_weights_is_refused():
 
 
 LARGE = """
-import resource, sys, numpy, torch
+import sys, numpy, torch
 from PIL import Image
 from algm_hf import AlgmConfig, AlgmForSemanticSegmentation, AlgmImageProcessor
+from algm_hf.head_benchmark import peak_growth_of
 from algm_hf.segmentation_inference import SegmentationPredictor, PAPER_SCALES
 resize, scales, flip = eval(sys.argv[1])
 torch.set_num_threads(2)
@@ -259,21 +260,20 @@ processor = AlgmImageProcessor(size=512, do_resize=resize)
 predictor = SegmentationPredictor(model, processor, scales, flip)
 image = Image.fromarray(numpy.random.default_rng(0).integers(0, 256, (4000, 6000, 3), dtype=numpy.uint8))
 SegmentationPredictor(model, AlgmImageProcessor(size=512))([image.crop((0, 0, 512, 512))])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-(result,) = predictor([image])
-assert result.label_map.shape == (4000, 6000)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+results = []
+growth = peak_growth_of(lambda: results.extend(predictor([image])))
+assert results[0].label_map.shape == (4000, 6000)
+print(growth)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "resize, scales, flip", [(False, (1.0,), False), (True, (1.0,), False), (True, (0.5, 1.75), False)]
-)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a process's own peak is known on Linux")
+@pytest.mark.parametrize("resize, scales, flip", [(False, (1.0,), False), (True, (0.5, 1.75), False)])
 def test_a_24_megapixel_image_with_150_classes_stays_under_the_documented_peak(resize, scales, flip):
     call = [sys.executable, "-c", LARGE, repr((resize, scales, flip))]
     result = subprocess.run(call, capture_output=True, text=True, check=True)
-    peak = 1024 * int(result.stdout)
+    peak = int(result.stdout)
     pixels, seen = 4000 * 6000, 4000 * 6000 if not resize else 512 * 768
     views = sum(scale**2 for scale in scales) * (2 if flip else 1)
     # The last term: what the model takes for a pack of windows, and what the allocator keeps of freed blocks.
