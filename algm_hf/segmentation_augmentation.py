@@ -243,7 +243,22 @@ def _check_seed(seed: int) -> None:
         raise ValueError(f"seed is {seed}, expected at least 0.")
 
 
-class AugmentedDataset(Dataset):
+class _SeededAugmentation:
+    """What map-style data sets and streams have in common: rows, how they are augmented, and the epoch."""
+
+    def __init__(self, rows, augmentation, seed: int):
+        _check_seed(seed)
+        self.rows = rows
+        self.augmentation = augmentation
+        self.seed = seed
+        self._epoch = _SharedEpoch()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch, counted from 0; workers that are already running follow."""
+        self._epoch.set(epoch)
+
+
+class AugmentedDataset(_SeededAugmentation, Dataset):
     """Rows of a segmentation data set, augmented when they are read; its items go to the collator.
 
     Row `i` of epoch `e` depends on `seed`, `e` and `i` alone: not on the number of workers or processes, on what was
@@ -258,17 +273,6 @@ class AugmentedDataset(Dataset):
         `ValueError`: If `seed` is negative.
     """
 
-    def __init__(self, rows, augmentation, seed: int):
-        _check_seed(seed)
-        self.rows = rows
-        self.augmentation = augmentation
-        self.seed = seed
-        self._epoch = _SharedEpoch()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch, counted from 0; workers that are already running follow."""
-        self._epoch.set(epoch)
-
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -281,7 +285,7 @@ class AugmentedDataset(Dataset):
         return _augment_seeded(self.augmentation, self.rows[int(index)], entropy)
 
 
-class AugmentedIterableDataset(IterableDataset):
+class AugmentedIterableDataset(_SeededAugmentation, IterableDataset):
     """The same for a stream. As a stream numbers no rows, a row's picture takes the place of its index: the result
     depends on `seed`, the epoch and the picture, whichever worker or process reads it.
 
@@ -294,16 +298,9 @@ class AugmentedIterableDataset(IterableDataset):
         `ValueError`: If `seed` is negative.
     """
 
-    def __init__(self, rows, augmentation, seed: int):
-        _check_seed(seed)
-        self.rows = rows
-        self.augmentation = augmentation
-        self.seed = seed
-        self._epoch = _SharedEpoch()
-
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch, counted from 0; workers that are already running follow."""
-        self._epoch.set(epoch)
+        """Chooses the epoch, counted from 0, for the stream as well; workers that are already running follow."""
+        super().set_epoch(epoch)
         if hasattr(self.rows, "set_epoch"):
             self.rows.set_epoch(epoch)
 
