@@ -42,7 +42,7 @@ test-oldest: $(STAMP_OLDEST)  ## the tests with the oldest supported version of 
 
 test-app: export HF_HUB_OFFLINE = 1
 test-app: $(STAMP_APP)  ## the page of scripts/app.py in a headless Chromium, which has to be installed
-	$(VENV_APP)/bin/python -m pytest tests/test_app.py tests/test_app_browser.py
+	$(VENV_APP)/bin/python -m pytest tests/app
 
 style: $(STAMP)  ## format the code and fix what can be fixed
 	$(VENV)/bin/ruff check --fix .

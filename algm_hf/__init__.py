@@ -8,8 +8,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForSemanticSegmentation
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from .configuration_algm import AlgmConfig
-from .conversion import convert_segmenter_checkpoint
-from .hub_publishing import push_model_to_hub
+from .conversion.plain_vit import from_vit
+from .conversion.segmenter_release import convert_segmenter_checkpoint
 from .image_processing_algm import AlgmImageProcessor, AlgmImageProcessorPil
 from .modeling_algm import (
     AlgmForSemanticSegmentation,
@@ -18,7 +18,7 @@ from .modeling_algm import (
     AlgmPreTrainedModel,
     AlgmSemanticSegmenterOutput,
 )
-from .vit_conversion import from_vit
+from .publishing.upload import push_model_to_hub
 
 
 __version__ = "0.1.0"
@@ -37,8 +37,6 @@ AlgmModel.register_for_auto_class("AutoModel")
 AlgmForSemanticSegmentation.register_for_auto_class("AutoModelForSemanticSegmentation")
 AlgmImageProcessor.register_for_auto_class("AutoImageProcessor")
 AlgmImageProcessorPil.register_for_auto_class("AutoImageProcessor")
-# Where this package is installed, a push carries processor and card as well. Code that travels has the usual one.
-AlgmForSemanticSegmentation.push_to_hub = push_model_to_hub
 
 __all__ = [
     "AlgmConfig",
@@ -51,4 +49,5 @@ __all__ = [
     "AlgmSemanticSegmenterOutput",
     "convert_segmenter_checkpoint",
     "from_vit",
+    "push_model_to_hub",
 ]

@@ -2,17 +2,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """ALGM model configuration."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import (
+    PreTrainedConfig,
+)
 
 
 DECODER_TYPES = ("linear", "mask_transformer")
 INFERENCE_MODES = ("slide", "whole")
 POSITION_INTERPOLATIONS = ("bicubic", "bicubic_antialias", "bilinear")
 ROPE_COORDINATES = ("centered", "index")
+# The paper's backbones (section 4.1) as fields of the config.
+BACKBONE_PRESETS = {
+    name: {
+        "hidden_size": hidden_size,
+        "num_attention_heads": hidden_size // 64,
+        "num_hidden_layers": num_hidden_layers,
+        "intermediate_size": 4 * hidden_size,
+        "global_merge_layer": global_merge_layer,
+    }
+    for name, hidden_size, num_hidden_layers, global_merge_layer in (
+        ("ti", 192, 12, 5),
+        ("s", 384, 12, 5),
+        ("b", 768, 12, 5),
+        ("l", 1024, 24, 7),
+    )
+}
 
 
 class AlgmConfig(PreTrainedConfig):
@@ -390,4 +410,4 @@ def _check_number(name: str, value: Any, low: float, high: float) -> None:
         raise ValueError(f"{name}={value!r}: expected a number in [{low}, {high}]")
 
 
-__all__ = ["AlgmConfig"]
+__all__ = ["BACKBONE_PRESETS", "AlgmConfig"]

@@ -29,16 +29,16 @@ from .rotary_positions import rotary_table
 from .segmentation_decoders import AlgmLinearDecoder, AlgmMaskTransformerDecoder
 from .segmentation_loss import check_labels, segmentation_loss, upsample_logits
 from .sliding_window import averaged_bands, window_starts
-from .tensor_batches import stack_images, to_batch, to_grids
-from .token_merging import (
+from .token_merging import global_merge, local_merge, restore_tokens
+from .token_packs import (
     TokenPack,
     cumulated_lengths,
     drop_special_tokens,
     full_lengths,
     full_pack,
-    global_merge,
-    local_merge,
-    restore_tokens,
+    stack_images,
+    to_batch,
+    to_grids,
 )
 from .transformer_layers import (
     AlgmAttentionBlock,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .configuration_algm import AlgmConfig
-from .token_merging import TokenPack
+from .token_packs import TokenPack
 
 
 class RotaryTable(NamedTuple):

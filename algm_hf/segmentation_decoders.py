@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .configuration_algm import AlgmConfig
-from .token_merging import TokenPack, full_pack, to_device
+from .token_packs import TokenPack, full_pack, to_device
 from .transformer_layers import AlgmLayer, LayerDimensions, drop_path_rates
 
 

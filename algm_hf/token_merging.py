@@ -23,42 +23,12 @@ to all the positions that it stands for.
 """
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-
-class TokenPack(NamedTuple):
-    """
-    The tokens of a batch of images, without padding.
-
-    Attributes:
-        hidden_states (`Tensor` of shape `(total_tokens, hidden_size)`):
-            The pack.
-        sizes (`Tensor` of shape `(total_tokens,)`, float32):
-            How many patches each token stands for; 1 for special tokens.
-        token_index (`Tensor` of shape `(num_positions,)`, int64):
-            For each position of the full pack, the index of the token that now stands for it.
-        lengths (`list[int]` of length `batch_size`):
-            Number of tokens of each image, known to the host.
-        cu_seqlens (`Tensor` of shape `(batch_size + 1,)`, int32):
-            Start of each image in the pack, and the end of the last one.
-    """
-
-    hidden_states: Tensor
-    sizes: Tensor
-    token_index: Tensor
-    lengths: list[int]
-    cu_seqlens: Tensor
-
-    def with_hidden_states(self, hidden_states: Tensor) -> "TokenPack":
-        """The same tokens with other features `(total_tokens, any_size)`, on the device of these."""
-        # The device differs where a `device_map` splits the model. (And torch 2.11 cannot compile `_replace`.)
-        device = hidden_states.device
-        sizes, token_index, cu_seqlens = self.sizes.to(device), self.token_index.to(device), self.cu_seqlens.to(device)
-        return TokenPack(hidden_states, sizes, token_index, self.lengths, cu_seqlens)
+from .token_packs import TokenPack, cumulated_lengths, full_lengths, sequence_starts, special_token_mask, to_device
 
 
 class Assignment(NamedTuple):
@@ -74,50 +44,6 @@ class Assignment(NamedTuple):
 
     index: Tensor
     lengths: Tensor
-
-
-def cumulated_lengths(lengths: Tensor) -> Tensor:
-    """
-    Start of each image in a pack, and the end of the last one.
-
-    Args:
-        lengths (`Tensor` of shape `(batch_size,)`, integer): number of tokens of each image.
-
-    Returns:
-        `Tensor` of shape `(batch_size + 1,)`, int64: `cu_seqlens`, starting with 0.
-    """
-    return torch.nn.functional.pad(lengths.to(torch.int64).cumsum(0), (1, 0))
-
-
-def to_device(values: Sequence[int], device: torch.device) -> Tensor:
-    """
-    Integers of the host as a tensor. To a GPU they go through pinned memory, so that the host does not wait.
-
-    Args:
-        values (`Sequence[int]`): the integers.
-        device (`torch.device`): where the result lives.
-
-    Returns:
-        `Tensor` of shape `(len(values),)`, int64
-    """
-    tensor = torch.tensor(list(values), dtype=torch.int64)
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)
-
-
-def full_lengths(grid_sizes: Sequence[tuple[int, int]], num_special_tokens: int) -> list[int]:
-    """
-    Number of tokens of each image before any merge.
-
-    Args:
-        grid_sizes (`Sequence[tuple[int, int]]` of length `batch_size`): height and width of each image in patches.
-        num_special_tokens (`int`): number of tokens in front of an image's patches, >= 0.
-
-    Returns:
-        `list[int]` of length `batch_size`.
-    """
-    return [num_special_tokens + height * width for height, width in grid_sizes]
 
 
 @torch.no_grad()
@@ -172,8 +98,10 @@ def local_assignment(
             f"hidden_states has {hidden_states.shape[0]} tokens: expected the {sum(lengths)} tokens of the grids "
             f"{list(grid_sizes)} with {num_special_tokens} special tokens each; the local merge needs an unmerged pack"
         )
-    starts = to_device(_starts(lengths), device)
-    windows, image_of_window = _window_tokens(grid_sizes, _starts(lengths), num_special_tokens, window_size, device)
+    starts = to_device(sequence_starts(lengths), device)
+    windows, image_of_window = _window_tokens(
+        grid_sizes, sequence_starts(lengths), num_special_tokens, window_size, device
+    )
     image_of_token = _repeat_each(range(len(lengths)), lengths, device)
     tokens_per_window = window_size * window_size
 
@@ -190,7 +118,7 @@ def local_assignment(
     order = torch.argsort(similarity.masked_fill(~merged, -torch.inf), descending=True, stable=True)
     order = order[torch.argsort(image_of_window[order], stable=True)]
     num_windows = [(height // window_size) * (width // window_size) for height, width in grid_sizes]
-    first_window = to_device(_starts(num_windows), device)
+    first_window = to_device(sequence_starts(num_windows), device)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(order.shape[0], device=device)
     rank -= first_window[image_of_window]
@@ -231,7 +159,7 @@ def global_assignment(hidden_states: Tensor, lengths: Sequence[int], special_mas
     """
     device, num_tokens = hidden_states.device, hidden_states.shape[0]
     unit = torch.nn.functional.normalize(hidden_states.float(), dim=-1)
-    starts = _starts(lengths)
+    starts = sequence_starts(lengths)
     # One more entry than tokens: padding positions write there.
     merged = torch.zeros(num_tokens + 1, dtype=torch.bool, device=device)
     nearest = torch.zeros(num_tokens + 1, dtype=torch.int64, device=device)
@@ -287,44 +215,6 @@ def merge_tokens(
     return merged.to(hidden_states.dtype), new_sizes
 
 
-def full_pack(hidden_states: Tensor, lengths: Sequence[int]) -> TokenPack:
-    """
-    A pack in which nothing is merged yet.
-
-    Args:
-        hidden_states (`Tensor` of shape `(total_tokens, hidden_size)`): the tokens of all images behind one another.
-        lengths (`Sequence[int]` of length `batch_size`): number of tokens of each image.
-
-    Returns:
-        [`TokenPack`]
-    """
-    device, num_tokens = hidden_states.device, hidden_states.shape[0]
-    cu_seqlens = cumulated_lengths(to_device(lengths, device)).to(torch.int32)
-    sizes = torch.ones(num_tokens, device=device)
-    return TokenPack(hidden_states, sizes, torch.arange(num_tokens, device=device), list(lengths), cu_seqlens)
-
-
-def special_positions(
-    grid_sizes: Sequence[tuple[int, int]], num_special_tokens: int, device: torch.device | None = None
-) -> Tensor:
-    """
-    Which positions of a full pack hold special tokens.
-
-    Args:
-        grid_sizes (`Sequence[tuple[int, int]]` of length `batch_size`): height and width of each image in patches.
-        num_special_tokens (`int`): number of tokens in front of an image's patches, >= 0.
-        device (`torch.device`, *optional*): where the result lives.
-
-    Returns:
-        `Tensor` of shape `(num_positions,)`, bool
-    """
-    lengths = full_lengths(grid_sizes, num_special_tokens)
-    device = torch.device("cpu" if device is None else device)
-    special = torch.zeros(sum(lengths), dtype=torch.bool, device=device)
-    positions = to_device(_starts(lengths), device)[:, None] + torch.arange(num_special_tokens, device=device)
-    return special.index_fill_(0, positions.flatten(), True)
-
-
 @torch.compiler.disable
 def local_merge(
     pack: TokenPack,
@@ -360,7 +250,7 @@ def global_merge(
     Returns:
         [`TokenPack`]
     """
-    special_mask = _special_tokens(pack, grid_sizes, num_special_tokens)
+    special_mask = special_token_mask(pack, grid_sizes, num_special_tokens)
     return apply_assignment(pack, global_assignment(pack.hidden_states, pack.lengths, special_mask, layer))
 
 
@@ -381,39 +271,6 @@ def apply_assignment(pack: TokenPack, assignment: Assignment) -> TokenPack:
     return TokenPack(hidden_states, sizes, assignment.index[pack.token_index], lengths, cu_seqlens)
 
 
-def drop_special_tokens(pack: TokenPack, grid_sizes: Sequence[tuple[int, int]], num_special_tokens: int) -> TokenPack:
-    """
-    Remove the special tokens of a pack, wherever they stand (with two or more, the global merge moves some of them
-    behind patch tokens).
-
-    Args:
-        pack ([`TokenPack`]): merged or not.
-        grid_sizes (`Sequence[tuple[int, int]]` of length `batch_size`): height and width of each image in patches.
-        num_special_tokens (`int`): number of special tokens of each image, >= 0.
-
-    Returns:
-        [`TokenPack`]: the patch tokens in their order; `token_index` has one entry for each patch.
-    """
-    if num_special_tokens == 0:
-        return pack
-    device, batch_size = pack.hidden_states.device, len(pack.lengths)
-    is_special = _special_tokens(pack, grid_sizes, num_special_tokens)
-    kept = _indices_of_false(is_special, batch_size * num_special_tokens)
-    patches = _indices_of_false(
-        special_positions(grid_sizes, num_special_tokens, device), batch_size * num_special_tokens
-    )
-    new_index = (~is_special).cumsum(0) - 1
-    lengths = [length - num_special_tokens for length in pack.lengths]
-    offsets = torch.arange(batch_size + 1, device=device, dtype=torch.int32) * num_special_tokens
-    return TokenPack(
-        pack.hidden_states[kept],
-        pack.sizes[kept],
-        new_index[pack.token_index[patches]],
-        lengths,
-        pack.cu_seqlens - offsets,
-    )
-
-
 def restore_tokens(hidden_states: Tensor, token_index: Tensor) -> Tensor:
     """
     The inverse of merging: copy each token to all the positions that it stands for. The identity when nothing merged.
@@ -428,18 +285,6 @@ def restore_tokens(hidden_states: Tensor, token_index: Tensor) -> Tensor:
     return hidden_states.index_select(0, token_index)
 
 
-def _special_tokens(pack: TokenPack, grid_sizes: Sequence[tuple[int, int]], num_special_tokens: int) -> Tensor:
-    """Which tokens of a pack are special, `(total_tokens,)` bool. A special token stands for one position only."""
-    special = torch.zeros(pack.hidden_states.shape[0], dtype=torch.bool, device=pack.hidden_states.device)
-    special[pack.token_index] = special_positions(grid_sizes, num_special_tokens, special.device)
-    return special
-
-
-def _indices_of_false(mask: Tensor, num_true: int) -> Tensor:
-    """Ascending indices of `False`; a stable sort, since `nonzero` would make the host wait for the device."""
-    return torch.argsort(mask.to(torch.uint8), stable=True)[: mask.shape[0] - num_true]
-
-
 def _window_positions(height: int, width: int, window_size: int, device: torch.device) -> Tensor:
     """Raster positions `(num_windows, window_size ** 2)` of the patches of each complete window of a grid."""
     rows, columns = height // window_size, width // window_size
@@ -447,11 +292,6 @@ def _window_positions(height: int, width: int, window_size: int, device: torch.d
     raster = raster[: rows * window_size, : columns * window_size]
     windows = raster.reshape(rows, window_size, columns, window_size).transpose(1, 2)
     return windows.reshape(rows * columns, window_size * window_size)
-
-
-def _starts(lengths: Sequence[int]) -> list[int]:
-    """Where each of some pieces behind one another starts."""
-    return list(accumulate(lengths, initial=0))[:-1]
 
 
 def _window_tokens(
@@ -524,19 +364,12 @@ def _nearest_neighbours(unit: Tensor, special_mask: Tensor, index: Tensor, layer
 
 __all__ = [
     "Assignment",
-    "TokenPack",
     "apply_assignment",
-    "cumulated_lengths",
-    "drop_special_tokens",
-    "full_lengths",
-    "full_pack",
     "global_assignment",
     "global_merge",
     "local_assignment",
     "local_merge",
     "merge_tokens",
     "restore_tokens",
-    "special_positions",
-    "to_device",
     "window_similarity",
 ]

@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .configuration_algm import AlgmConfig
 from .packed_attention import packed_attention, uniform_attention
 from .rotary_positions import RotaryTable, rotate
-from .token_merging import TokenPack
+from .token_packs import TokenPack
 
 
 class LayerDimensions(NamedTuple):

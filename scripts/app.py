@@ -51,19 +51,19 @@ class AppArguments:
 def main() -> None:
     arguments: AppArguments = HfArgumentParser(AppArguments).parse_args_into_dataclasses()[0]
     if arguments.export_space is not None:
-        from algm_hf.demo_app_space import export_space
+        from algm_hf.app.space import export_space
 
         files = export_space(arguments.export_space, arguments.model, arguments.revision, arguments.name)
         print(f"{len(files)} files in {arguments.export_space}; publish them with")
         print(f"  hf upload USER/SPACE {arguments.export_space} --repo-type space")
         return
     try:
-        from algm_hf.demo_app import build_app, launch_app
+        from algm_hf.app.page import build_app, launch_app
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
         raise ValueError('the page needs gradio: pip install -e ".[app]"') from error
-    from algm_hf.demo_app_inference import DemoSegmenter
+    from algm_hf.app.segmenter import DemoSegmenter
 
     segmenter = DemoSegmenter.from_pretrained(
         arguments.model, arguments.revision, arguments.device, arguments.dtype, arguments.name

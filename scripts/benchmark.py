@@ -20,9 +20,9 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from algm_hf.benchmark_inputs import BenchmarkArguments
-from algm_hf.benchmark_report import benchmark_table, explain_table, plot_results, save_results
-from algm_hf.benchmarking import run_benchmark
+from algm_hf.benchmarking.bench import run_benchmark
+from algm_hf.benchmarking.inputs import BenchmarkArguments
+from algm_hf.benchmarking.report import benchmark_table, explain_table, plot_results, save_results
 
 
 def progress(text: str) -> None:

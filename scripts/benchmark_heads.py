@@ -18,8 +18,8 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from algm_hf.benchmark_report import describe_machine
-from algm_hf.head_benchmark import HeadBenchmarkArguments, measure_heads
+from algm_hf.benchmarking.heads import HeadBenchmarkArguments, measure_heads
+from algm_hf.runs.provenance import describe_machine
 
 
 def main() -> int:

@@ -18,9 +18,11 @@ from pathlib import Path
 from transformers import HfArgumentParser
 
 from algm_hf import AlgmForSemanticSegmentation, AlgmImageProcessor
-from algm_hf.conversion import check_saved_folder, convert_segmenter_checkpoint
-from algm_hf.hub_publishing import PublishingError, check_repo_id, prepare_publication, publish
-from algm_hf.vit_conversion import from_vit
+from algm_hf.conversion.plain_vit import from_vit
+from algm_hf.conversion.saved_folder import check_saved_folder
+from algm_hf.conversion.segmenter_release import convert_segmenter_checkpoint
+from algm_hf.publishing.publication import check_repo_id, prepare_publication
+from algm_hf.publishing.upload import PublishingError, publish
 
 
 SOURCES = ("auto", "release", "vit")

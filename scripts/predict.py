@@ -31,15 +31,13 @@ from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, HfArgumentParser
 
 import algm_hf  # noqa: F401  registers the Auto classes, so that local checkpoints need no --trust_remote_code
-from algm_hf.segmentation_evaluation import (
-    SegmentedImage,
-    config_settings,
-    describe_environment,
-    markdown_table,
-    segment_images,
-    time_settings,
-)
-from algm_hf.visualization import make_palette, overlay, save_label_map, token_map
+from algm_hf.inference.palettes import make_palette
+from algm_hf.inference.pictures import overlay, save_label_map, token_map
+from algm_hf.inference.predictor import SegmentedImage, segment_images
+from algm_hf.runs.models import config_settings
+from algm_hf.runs.provenance import describe_environment
+from algm_hf.runs.tables import markdown_table
+from algm_hf.runs.timing import time_settings
 
 
 MERGED, PLAIN = {"use_token_merging": True}, {"use_token_merging": False}

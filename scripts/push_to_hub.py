@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
-from algm_hf.hub_publishing import Publication, PublishingError, prepare_publication, publish
+from algm_hf.publishing.publication import Publication, prepare_publication
+from algm_hf.publishing.upload import PublishingError, publish
 
 
 @dataclass
@@ -37,7 +38,7 @@ class PushArguments:
     )
     commit_message: str = field(default="Upload model", metadata={"help": "First line of the commit."})
     evaluation: str | None = field(
-        default=None, metadata={"help": "results.json of scripts/evaluate.py, for the table of the card."}
+        default=None, metadata={"help": "results.json of scripts/evaluate_model.py, for the table of the card."}
     )
     title: str | None = field(default=None, metadata={"help": "Heading of the card. Default: the repository's name."})
     license: str | None = field(

@@ -12,7 +12,7 @@ Without arguments it draws street scenes (no download), trains a small model on 
 
 The saved folder is then loaded by `pipeline("image-segmentation", ..., trust_remote_code=True)` in a fresh process in
 which this package cannot be imported, and has to give the same masks. Any folder of labelled images (see
-algm_hf/segmentation_folder.py) takes the place of the scenes:
+algm_hf/data/folder.py) takes the place of the scenes:
 
     python scripts/quickstart.py --data_dir FOLDER --size 160 --max_minutes 10
 """
@@ -37,19 +37,20 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser, Trainer, TrainingArguments, set_seed
 
 from algm_hf import AlgmConfig, AlgmForSemanticSegmentation, AlgmImageProcessor
-from algm_hf.scenes import DEFAULT_SIZE, SCENE_CLASSES, scene_dataset
-from algm_hf.segmentation_evaluation import (
-    config_settings,
-    describe_environment,
-    evaluate_segmentation,
-    markdown_table,
-    segment_images,
-    time_settings,
-)
-from algm_hf.segmentation_folder import load_segmentation_folder
-from algm_hf.segmentation_metrics import SegmentationConfusion
-from algm_hf.segmentation_training import SegmentationCollator, SegmentationTrainingTransform, TimeLimitCallback
-from algm_hf.visualization import colorize, make_palette, panel, token_map
+from algm_hf.data.augmentation import SegmentationTrainingTransform
+from algm_hf.data.drawn_scenes import DEFAULT_SIZE, SCENE_CLASSES, scene_dataset
+from algm_hf.data.folder import load_segmentation_folder
+from algm_hf.evaluation.metrics import SegmentationConfusion
+from algm_hf.evaluation.scoring import evaluate_segmentation
+from algm_hf.inference.palettes import make_palette
+from algm_hf.inference.pictures import colorize, panel, token_map
+from algm_hf.inference.predictor import segment_images
+from algm_hf.runs.models import config_settings
+from algm_hf.runs.provenance import describe_environment
+from algm_hf.runs.tables import markdown_table
+from algm_hf.runs.timing import time_settings
+from algm_hf.training.collators import SegmentationCollator
+from algm_hf.training.stopping import TimeLimitCallback
 
 
 HELD_OUT_SEED = 1_000_000  # scenes from here on are never trained on

@@ -9,8 +9,8 @@ Renders model cards from recorded facts.
     python scripts/render_model_cards.py --facts MODEL_FOLDER --evaluation results.json --license apache-2.0 \\
         --output MODEL_FOLDER/README.md
 
-A folder is one that scripts/train.py wrote; results.json comes from scripts/evaluate.py. Prints what it wrote and what
-the Hub would miss in it; the exit code is 1 if a card has a problem.
+A folder is one that scripts/train.py wrote; results.json comes from scripts/evaluate_model.py. Prints what it wrote
+and what the Hub would miss in it; the exit code is 1 if a card has a problem.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from algm_hf.card_facts import read_facts
-from algm_hf.model_cards import check_card, render_card
+from algm_hf.publishing.card_facts import read_facts
+from algm_hf.publishing.model_card import check_card, render_card
 
 
 CARDS = Path(__file__).resolve().parent.parent / "model_cards"
@@ -36,7 +36,7 @@ class CardArguments:
     )
     output: str | None = field(default=None, metadata={"help": "File to write; without it the card is printed."})
     evaluation: str | None = field(
-        default=None, metadata={"help": "results.json of scripts/evaluate.py: its scores go into the card."}
+        default=None, metadata={"help": "results.json of scripts/evaluate_model.py: its scores go into the card."}
     )
     title: str | None = field(default=None, metadata={"help": "Heading of the card. Default: the recorded one."})
     model_id: str | None = field(

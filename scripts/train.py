@@ -19,30 +19,27 @@ from pathlib import Path
 import torch
 from transformers import set_seed
 
-from algm_hf.hub_publishing import PublishingError
-from algm_hf.segmentation_augmentation import augmentation_speed
-from algm_hf.segmentation_datasets import DataArguments, load_segmentation_data
-from algm_hf.segmentation_trainer import NothingLeftToTrain, SegmentationTrainer, class_table
-from algm_hf.segmentation_training import StopRequest, checkpoint_to_resume, is_finished
-from algm_hf.training_arguments import (
-    AugmentationArguments,
-    ModelArguments,
-    SegmentationTrainingArguments,
-    parse_arguments,
-    resume_command,
-)
-from algm_hf.training_setup import (
-    augmented,
-    build_augmentation,
-    build_model,
-    check_model_arguments,
-    check_optimization,
-    save_run_arguments,
-    shortened,
-)
+from algm_hf.data.arguments import AugmentationArguments, DataArguments
+from algm_hf.data.augmentation import augmentation_speed, augmented, build_augmentation
+from algm_hf.data.loading import load_segmentation_data
+from algm_hf.evaluation.metrics import class_table
+from algm_hf.publishing.trainer_mixin import PublishingMixin
+from algm_hf.publishing.upload import PublishingError
+from algm_hf.runs.command_line import parse_arguments, resume_command
+from algm_hf.runs.provenance import save_run_arguments
+from algm_hf.training.arguments import ModelArguments, SegmentationTrainingArguments
+from algm_hf.training.checkpoints import checkpoint_to_resume, is_finished
+from algm_hf.training.initial_model import build_model, check_model_arguments, shortened
+from algm_hf.training.optimizer import check_optimization
+from algm_hf.training.stopping import StopRequest
+from algm_hf.training.trainer import NothingLeftToTrain, SegmentationTrainer
 
 
 ARGUMENTS = (ModelArguments, DataArguments, AugmentationArguments, SegmentationTrainingArguments)
+
+
+class PublishingTrainer(PublishingMixin, SegmentationTrainer):
+    """A trainer whose `push_to_hub` publishes in one commit, with a card of what was recorded."""
 
 
 def set_up(argv: list[str], stop: StopRequest):
@@ -58,7 +55,7 @@ def set_up(argv: list[str], stop: StopRequest):
     set_seed(args.seed)  # of the random weights
     initial = build_model(model_args, augmentation_args.crop, data.id2label)
     augmentation = build_augmentation(augmentation_args, initial.processor)
-    trainer = SegmentationTrainer(
+    trainer = PublishingTrainer(
         model=initial.model,
         args=args,
         processing_class=initial.processor,
@@ -66,8 +63,8 @@ def set_up(argv: list[str], stop: StopRequest):
         eval_dataset=data.evaluation,
         train_with_merging=model_args.train_with_merging,
         stop=stop,
-        card_facts={"license": args.hub_license},
     )
+    trainer.card_facts = {"license": args.hub_license}
     if trainer.is_world_process_zero():
         changes = save_run_arguments(
             args.output_dir, model=model_args, data=data_args, augmentation=augmentation_args, training=args

@@ -26,51 +26,29 @@ from tqdm.auto import tqdm
 from transformers import TrainerState, get_scheduler, set_seed
 
 from algm_hf import AlgmForSemanticSegmentation
-from algm_hf.card_facts import facts_from_folder
-from algm_hf.hub_publishing import PublishingError, prepare_publication, publish
-from algm_hf.model_cards import render_card, write_card
-from algm_hf.segmentation_datasets import DataArguments, load_segmentation_data
-from algm_hf.segmentation_inference import SegmentationPredictor, config_settings, unwrapped
-from algm_hf.segmentation_trainer import (
-    EvaluationSums,
-    bare_model,
-    class_table,
-    is_sharded,
-    model_to_evaluate,
-    predict_batch,
-    scalar_metrics,
-)
-from algm_hf.segmentation_training import (
-    STATE_NAME,
-    EndlessStream,
-    StopRequest,
-    TokenMeter,
-    TrainingAndEvaluationCollator,
-    TrainingClock,
-    checkpoint_to_resume,
-    is_finished,
-    numbered,
-    remove_old_checkpoints,
-    set_epoch,
-)
-from algm_hf.training_arguments import (
-    AugmentationArguments,
-    ModelArguments,
-    SegmentationTrainingArguments,
-    field_names,
-    parse_arguments,
-    resume_command,
-)
-from algm_hf.training_setup import (
-    augmented,
-    build_augmentation,
-    build_model,
-    build_optimizer,
-    check_model_arguments,
-    check_optimization,
-    save_run_arguments,
-    shortened,
-)
+from algm_hf.data.arguments import AugmentationArguments, DataArguments
+from algm_hf.data.augmentation import augmented, build_augmentation
+from algm_hf.data.loading import load_segmentation_data
+from algm_hf.data.streams import EndlessStream
+from algm_hf.evaluation.metrics import class_table, scalar_metrics
+from algm_hf.inference.predictor import SegmentationPredictor
+from algm_hf.publishing.card_facts import facts_from_folder
+from algm_hf.publishing.model_card import render_card, write_card
+from algm_hf.publishing.publication import prepare_publication
+from algm_hf.publishing.upload import PublishingError, publish
+from algm_hf.runs.command_line import field_names, parse_arguments, resume_command
+from algm_hf.runs.compat import set_epoch
+from algm_hf.runs.models import config_settings, unwrapped
+from algm_hf.runs.provenance import save_run_arguments
+from algm_hf.training.arguments import ModelArguments, SegmentationTrainingArguments
+from algm_hf.training.checkpoints import STATE_NAME, checkpoint_to_resume, is_finished, remove_old_checkpoints
+from algm_hf.training.collators import TrainingAndEvaluationCollator, numbered
+from algm_hf.training.initial_model import build_model, check_model_arguments, shortened
+from algm_hf.training.meters import TokenMeter, TrainingClock
+from algm_hf.training.optimizer import build_optimizer, check_optimization
+from algm_hf.training.sharding import bare_model, is_sharded, model_to_evaluate
+from algm_hf.training.stopping import StopRequest
+from algm_hf.training.trainer import EvaluationSums, predict_batch
 
 
 ARGUMENTS = (ModelArguments, DataArguments, AugmentationArguments, SegmentationTrainingArguments)

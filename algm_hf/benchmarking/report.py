@@ -1,0 +1,169 @@
+# Copyright 2026 The algm-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What becomes of a benchmark's results: facts about the run, JSON, a Markdown table and a plot."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..runs.files import replace_file
+from ..runs.provenance import describe_environment, processor_name, source_commit
+from ..runs.tables import markdown_table
+from .inputs import BenchmarkArguments
+
+
+MODEL_FACTS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size")
+MODEL_FACTS += ("num_labels", "decoder_type", "local_merge_layer", "global_merge_layer", "inference_mode")
+
+
+def describe_run(model: nn.Module, arguments: BenchmarkArguments) -> dict:
+    """`model` and `environment` of a run: what was measured and on what, all printable as JSON."""
+    facts = {name: getattr(model.config, name) for name in MODEL_FACTS}
+    facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+    environment = describe_environment(model)
+    environment["float32_matmul_precision"] = torch.get_float32_matmul_precision()
+    # Whoever else uses the processors slows every row down, and not evenly.
+    environment["load_average_at_start"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    environment["cuda"] = torch.version.cuda if model.device.type == "cuda" else None
+    if model.device.type == "cpu":
+        environment["device_name"] = processor_name() or environment["device_name"]
+    return {"model": {"name": arguments.model, **facts}, "environment": environment | source_commit(arguments.commit)}
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "-" if value is None else f"{value:{form}}{unit}"
+
+
+def benchmark_table(configurations: Sequence[Mapping]) -> str:
+    """One row for each contender of each configuration, as Markdown. Times are milliseconds per image."""
+    header = ["row", "size", "batch", "tau", "tokens", "GFLOPs", "FLOP ratio"]
+    header += ["forward ms", "labels ms", "end to end ms", "im/s", "speed-up", "efficiency", "merging"]
+    header += ["end to end speed-up", "over dense", "peak MiB"]
+    rows = []
+    for record in configurations:
+        height, width = record["resolution"]
+        for row in record["rows"]:
+            memory = row["peak_memory_bytes"]
+            cells = [row["name"], f"{height} x {width}", record["batch_size"], _number(row["merge_threshold"], ".5f")]
+            cells += [_number(row["tokens_mean"], ".0f"), _number(row["gflops_per_image"], ".2f")]
+            cells.append(_number(row["flop_ratio"], ".2f"))
+            cells += [_number(row[f"{name}_ms"], ".2f") for name in ("forward", "post_processing", "end_to_end")]
+            cells += [_number(row["images_per_second"], ".1f"), _number(row["speed_up"], ".2f", "x")]
+            share = row["merging_share"]
+            cells += [_number(row["efficiency"], ".2f"), _number(share and 100 * share, ".1f", " %")]
+            cells += [_number(row["end_to_end_speed_up"], ".2f", "x")]
+            cells.append(_number(row["end_to_end_speed_up_over_dense"], ".2f", "x"))
+            rows.append([*cells, "none" if memory is None else f"{memory / 2**20:.0f}"])
+    return markdown_table(header, rows)
+
+
+def explain_table(results: Mapping) -> str:
+    """The lines below the table: where, how, and what the columns are."""
+    where, arguments = results["environment"], results["arguments"]
+    versions = ", ".join(f"{package} {number}" for package, number in where["versions"].items())
+    commit = where["commit"] or "unknown"
+    changed = " with uncommitted changes" if where["uncommitted_changes"] else ""
+    rows = [row for record in results["configurations"] for row in record["rows"]]
+    spreads = [(row["forward_ms_quartiles"][1] - row["forward_ms_quartiles"][0]) / row["forward_ms"] for row in rows]
+    skipped = [
+        f"- not measured: {entry['name']}, {'x'.join(map(str, record['resolution']))}, batch {record['batch_size']}: "
+        f"{entry['reason']}"
+        for record in results["configurations"]
+        for entry in record["skipped"]
+    ]
+    return "\n".join(
+        [
+            f"- {where['device_name']} ({where['device']}), {where['threads']} threads, {where['dtype']}, attention "
+            f"{where['attention']}, {versions}, commit {commit}{changed}",
+            f"- `{results['command']}`",
+            f"- medians of {arguments['repeats']} runs after {arguments['warmup']}, rows taking turns in one process; "
+            "batches of different images; milliseconds per image; im/s of the forward pass",
+            f"- noise: the middle half of a row's forward times spreads over {100 * max(spreads, default=0):.0f} % of "
+            f"their median at most; load average before the run: {_number(where['load_average_at_start'], '.1f')}",
+            "- tokens: mean over layers and images; tau: the merge threshold; labels: logits to label maps; end to "
+            "end: from PIL images to label maps; over dense: against unmerged with interpolate + argmax, end to end",
+            "- speed-up and FLOP ratio against the fastest unmerged row (encoders against transformers' ViTModel); "
+            "efficiency = speed-up / FLOP ratio; 1.0 is the limit; merging: time of both merges and of restoring, in "
+            "percent of the unmerged forward pass",
+            "- peak memory: weights and what forward pass and label maps take at most (on CUDA "
+            "`torch.cuda.max_memory_allocated`, on Linux the growth of the process)",
+            *skipped,
+        ]
+    )
+
+
+def save_results(results: Mapping, path: str | os.PathLike) -> None:
+    """Writes the JSON and, beside it, the Markdown table; a file is either the old or the new one, never half."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, json.dumps(results, indent=2) + "\n")
+    replace_file(
+        path.with_suffix(".md"), f"{benchmark_table(results['configurations'])}\n\n{explain_table(results)}\n"
+    )
+
+
+def plot_results(results: Mapping, path: str | os.PathLike) -> bool:
+    """
+    Draws speed-up against FLOP ratio with the limit of merging and, where there are several, time against resolution.
+
+    Returns:
+        `bool`: `False` without drawing if matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    configurations = [record for record in results["configurations"] if record["rows"]]
+    several = len({tuple(record["resolution"]) for record in configurations}) > 1
+    figure = Figure(figsize=(12 if several else 6, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 2 if several else 1, squeeze=False)[0]
+    _plot_speed_ups(axes[0], configurations)
+    if several:
+        _plot_times(axes[1], configurations)
+    where = results["environment"]
+    figure.suptitle(f"ViT {results['model']['name']}, {where['device_name']}, {where['dtype']}", fontsize=10)
+    figure.savefig(path, dpi=120)
+    return True
+
+
+def _plot_speed_ups(axis, configurations: Sequence[Mapping]) -> None:
+    largest = 1.1
+    for record in configurations:
+        for compiled in (False, True):
+            points = [row for row in record["rows"] if row["kind"] == "merged" and row["compiled"] == compiled]
+            pairs = sorted((row["flop_ratio"], row["speed_up"]) for row in points)
+            if not pairs:
+                continue
+            label = f"{'x'.join(map(str, record['resolution']))}, batch {record['batch_size']}"
+            label += ", compiled" * compiled
+            axis.plot(*zip(*pairs, strict=True), marker="o", linestyle=":", label=label)
+            largest = max(largest, *(value for pair in pairs for value in pair))
+    axis.plot([1, 1.05 * largest], [1, 1.05 * largest], color="black", linewidth=1, label="limit of merging")
+    axis.axhline(1, color="grey", linewidth=0.5)
+    axis.set(xlabel="FLOPs unmerged / merged", ylabel="time unmerged / merged (forward)")
+    axis.legend(fontsize=8)
+
+
+def _plot_times(axis, configurations: Sequence[Mapping]) -> None:
+    """A line for each row and batch size over the square root of the number of pixels."""
+    lines: dict[tuple, list[tuple[float, float]]] = {}
+    for record in configurations:
+        side = (record["resolution"][0] * record["resolution"][1]) ** 0.5
+        for row in record["rows"]:
+            # At a fixed threshold the rows of all resolutions share their name, and so they do at a fixed target.
+            lines.setdefault((row["name"], record["batch_size"]), []).append((side, row["forward_ms"]))
+    for (name, batch_size), points in lines.items():
+        axis.plot(*zip(*sorted(points), strict=True), marker="o", label=f"{name}, batch {batch_size}")
+    axis.set(xlabel="resolution in pixels", ylabel="forward, ms per image", yscale="log")
+    axis.legend(fontsize=7)
+
+
+__all__ = ["benchmark_table", "describe_run", "explain_table", "plot_results", "save_results"]

@@ -1,0 +1,88 @@
+# Copyright 2026 The algm-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Models inside accelerate's wrappers: mixed precision taken off, shards put together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from accelerate.utils import DistributedType
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from ..configuration_algm import AlgmConfig
+from ..modeling_algm import AlgmForSemanticSegmentation
+from ..runs.models import unwrapped
+
+
+@contextmanager
+def without_autocast(model: nn.Module) -> Iterator[None]:
+    """Takes accelerate's mixed precision off a model for the duration of a `with` block: an evaluation amid a training
+    runs in the precision of the weights, as does that of the saved model."""
+    bare = unwrapped(model)
+    wrapped = bare.__dict__.pop("forward", None)  # accelerate hides the method of the class behind it
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            bare.__dict__["forward"] = wrapped
+
+
+def whole_model(model: nn.Module, device: torch.device | str = "cpu") -> AlgmForSemanticSegmentation:
+    """
+    A copy, in evaluation mode, of a model whose parameters are spread over processes (FSDP). Processes then need not
+    run it in step, which images of different sizes, with different numbers of windows, do not allow.
+
+    Args:
+        model (`nn.Module`): [`AlgmForSemanticSegmentation`] under `fully_shard` or FullyShardedDataParallel. Every
+            process has to call this.
+        device (`torch.device`, *optional*): Of the copy.
+
+    Returns:
+        [`AlgmForSemanticSegmentation`]
+    """
+    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+    copy = bare_model(unwrapped(model).config)
+    copy.load_state_dict({name: value.to(device) for name, value in weights.items()}, assign=True)
+    return copy.eval()
+
+
+def bare_model(config: AlgmConfig) -> AlgmForSemanticSegmentation:
+    """A model without values (on the meta device), to which weights are assigned or with which they are saved:
+    `fully_shard` changes a model's class, and `save_pretrained` writes the code of the class."""
+    with torch.device("meta"):
+        return AlgmForSemanticSegmentation(config)
+
+
+def is_sharded(accelerator) -> bool:
+    """Whether processes hold parts of the model (FSDP).
+
+    Raises:
+        `ValueError`: If FSDP was asked for where accelerate does not shard, or would save nothing that loads alone.
+    """
+    sharded = accelerator.distributed_type == DistributedType.FSDP
+    if not sharded and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        raise ValueError(
+            f"--use_fsdp with processes of the kind {accelerator.distributed_type.value}, expected accelerators: "
+            "accelerate does not shard models on CPUs."
+        )
+    if sharded and "FULL_STATE_DICT" not in str(accelerator.state.fsdp_plugin.state_dict_type):
+        kind = accelerator.state.fsdp_plugin.state_dict_type
+        raise ValueError(
+            f"--fsdp_state_dict_type is {kind}, expected FULL_STATE_DICT, so that checkpoints load alone."
+        )
+    return sharded
+
+
+def model_to_evaluate(accelerator, model: nn.Module) -> nn.Module:
+    """The model itself without wrappers or, where it is sharded, a copy of the whole."""
+    if is_sharded(accelerator):
+        return whole_model(model, accelerator.device)
+    model = accelerator.unwrap_model(model)
+    return getattr(model, "_orig_mod", model)  # images of many sizes would be compiled anew each time
+
+
+__all__ = ["bare_model", "is_sharded", "model_to_evaluate", "whole_model", "without_autocast"]

@@ -1,0 +1,521 @@
+# Copyright 2026 The algm-hf authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The demo page without a browser: what each control does, what is refused, and in which words."""
+
+import asyncio
+import io
+import json
+import os
+import re
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from places import ROOT
+from tiny_models import tiny_model
+
+from algm_hf import AlgmForSemanticSegmentation, AlgmImageProcessor
+from algm_hf.app.segmenter import Comparison, DemoSegmenter, MergeSettings, read_upload
+from algm_hf.app.space import export_space
+from algm_hf.app.views import LabelFiles, class_list, make_views, name_at, number_table, sample_scene
+from algm_hf.data.drawn_scenes import make_scene
+from algm_hf.inference.palettes import make_palette
+from algm_hf.inference.predictor import SegmentedImage
+
+
+NAMES = {0: "sky", 1: "road", 2: "tree", 3: "car", 4: "<b>person & dog</b>"}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("app") / "tiny"
+    tiny_model(id2label=NAMES, label2id={name: label for label, name in NAMES.items()}).save_pretrained(folder)
+    AlgmImageProcessor(size=64, patch_size=8).save_pretrained(folder)
+    return folder
+
+
+def load(folder) -> DemoSegmenter:
+    """A model that does not spend the test's time on timing."""
+    segmenter = DemoSegmenter.from_pretrained(str(folder), device="cpu")
+    segmenter.time_budget = 0.0
+    return segmenter
+
+
+@pytest.fixture(scope="module")
+def segmenter(checkpoint):
+    return load(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return make_scene(3, (72, 112))[0]
+
+
+def settings_of(config) -> dict:
+    names = ("use_token_merging", "merge_threshold", "local_merge_layer", "global_merge_layer")
+    return {name: getattr(config, name) for name in names}
+
+
+def segment_alone(checkpoint, image, **settings) -> tuple[np.ndarray, list[int]]:
+    """Label map and token counts from a freshly loaded model that nobody else uses."""
+    model = AlgmForSemanticSegmentation.from_pretrained(checkpoint, **settings).eval()
+    processor = AlgmImageProcessor.from_pretrained(checkpoint)
+    with torch.inference_mode():
+        outputs = model(**processor(image, return_tensors="pt"), output_token_merging=True)
+    sizes = [(image.height, image.width)]
+    (label_map,) = processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)
+    return label_map.numpy(), outputs.token_counts[0].tolist()
+
+
+# Controls
+
+
+def test_layer_zero_switches_a_merge_off():
+    assert MergeSettings.from_controls(0.9, 0, 3) == MergeSettings(0.9, None, 3)
+    assert MergeSettings.from_controls(0.9, 2.0, 0) == MergeSettings(0.9, 2, None)
+    assert MergeSettings.from_controls(0.9, 0, 0).as_config()["use_token_merging"] is True
+
+
+@pytest.mark.parametrize(
+    ("controls", "message"),
+    [
+        ((0.9, 3, 3), r"local merge \(layer 3\) has to come before the global merge \(layer 3\)"),
+        ((0.9, -1, 3), "layer of the local merge is -1, expected a whole number"),
+        ((0.9, 1.5, 3), "layer of the local merge is 1.5, expected a whole number"),
+        ((0.9, 1, None), "layer of the global merge is empty"),
+        ((None, 1, 3), "threshold tau is empty"),
+    ],
+)
+def test_controls_that_contradict_each_other_are_refused_in_words(controls, message):
+    with pytest.raises(ValueError, match=message):
+        MergeSettings.from_controls(*controls)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (MergeSettings(1.5, 1, 3), "merge_threshold=1.5"),
+        (MergeSettings(float("nan"), 1, 3), "merge_threshold=nan"),
+        (MergeSettings(0.5, 1, 9), "global_merge_layer=9"),
+    ],
+)
+def test_a_refused_request_leaves_the_checkpoints_settings(segmenter, scene, settings, message):
+    before = settings_of(segmenter.model.config)
+    with pytest.raises(ValueError, match=message):
+        segmenter.compare(scene, settings)
+    assert settings_of(segmenter.model.config) == before
+
+
+@pytest.mark.parametrize(
+    "settings", [MergeSettings(0.4, 1, 3), MergeSettings(0.9, 2, None), MergeSettings(0.7, None, 2)]
+)
+def test_comparison_equals_two_models_loaded_with_these_settings(checkpoint, segmenter, scene, settings):
+    comparison = segmenter.compare(scene, settings)
+    merged, merged_counts = segment_alone(
+        checkpoint,
+        scene,
+        merge_threshold=settings.merge_threshold,
+        local_merge_layer=settings.local_merge_layer,
+        global_merge_layer=settings.global_merge_layer,
+    )
+    plain, plain_counts = segment_alone(checkpoint, scene, use_token_merging=False)
+    assert np.array_equal(comparison.merged.label_map, merged)
+    assert np.array_equal(comparison.plain.label_map, plain)
+    assert comparison.merged.token_counts == merged_counts
+    assert comparison.plain.token_counts == plain_counts
+    same = sum(int(a == b) for a, b in zip(merged.ravel().tolist(), plain.ravel().tolist(), strict=True))
+    assert comparison.agreement == pytest.approx(same / (scene.width * scene.height))
+    assert comparison.seconds_merged > 0
+    assert comparison.seconds_plain > 0
+
+
+def test_a_lower_threshold_leaves_fewer_tokens_and_both_layers_off_leaves_all(segmenter, scene):
+    counts = [
+        segmenter.compare(scene, MergeSettings(tau, 1, None)).merged.token_counts[-1] for tau in (-1.0, 0.5, 0.8, 1.0)
+    ]
+    assert counts == sorted(counts)
+    assert counts[0] < counts[-1]
+    off = segmenter.compare(scene, MergeSettings(0.0, None, None))
+    assert off.merged.token_counts == off.plain.token_counts
+    assert off.agreement == 1
+
+
+def test_people_who_move_their_sliders_at_the_same_time_get_their_own_results(checkpoint, segmenter, scene):
+    other = make_scene(8, (96, 80))[0]
+    requests = [(scene, 0.3), (other, 0.95), (scene, 0.8), (other, 0.5)]
+    expected = [segment_alone(checkpoint, image, merge_threshold=tau) for image, tau in requests]
+    before = settings_of(segmenter.model.config)
+    start, wrong = threading.Barrier(len(requests)), []
+
+    def visit(number: int) -> None:
+        image, tau = requests[number]
+        start.wait()
+        for _ in range(5):
+            comparison = segmenter.compare(image, MergeSettings(tau, 1, 3))
+            label_map, counts = expected[number]
+            if comparison.merged.token_counts != counts or not np.array_equal(comparison.merged.label_map, label_map):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=visit, args=(number,)) for number in range(len(requests))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert len({tuple(counts) for _, counts in expected}) == len(requests)  # else a leak would not show
+    assert settings_of(segmenter.model.config) == before
+
+
+def test_time_is_a_median_of_more_runs_where_the_budget_allows(segmenter, scene):
+    patient = DemoSegmenter(segmenter.model, segmenter.processor, time_budget=1000.0)
+    assert segmenter.compare(scene, segmenter.defaults).timed_runs == 1
+    assert patient.compare(scene, segmenter.defaults).timed_runs == 5
+
+
+def test_sliders_start_where_the_checkpoint_is(segmenter):
+    assert segmenter.defaults == MergeSettings(0.6, 1, 3)
+    assert DemoSegmenter(tiny_model(use_token_merging=False), segmenter.processor).defaults == MergeSettings(
+        0.6, None, None
+    )
+
+
+# Pictures that are sent
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG whose header claims a size and whose pixels are missing."""
+    chunks = b""
+    for kind, data in (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", b""),
+        (b"IEND", b""),
+    ):
+        chunks += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def truncated_jpeg() -> bytes:
+    buffer = io.BytesIO()
+    make_scene(1, (64, 96))[0].save(buffer, "JPEG")
+    return buffer.getvalue()[:700]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("notes.png", b"milk, bread", "^notes.png is not a picture. Expected PNG, JPEG, WEBP, GIF, BMP or TIFF.$"),
+        ("empty.jpg", b"", "^empty.jpg is not a picture"),
+        ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "^drawing.svg is not a picture"),
+        ("other.ppm", b"P6 2 1 255 abcdef", "^other.ppm is not a picture"),
+        ("cut.jpg", truncated_jpeg(), "^cut.jpg is damaged: its pixels cannot be read.$"),
+        ("cut.png", png_of_size(64, 64), "^cut.png is damaged"),
+        ("many.png", png_of_size(9000, 9000), "^many.png is too large: 9000 x 9000 pixels are 81 million, at most 25"),
+        ("bomb.png", png_of_size(60000, 60000), "^bomb.png is too large"),
+        ("heavy.png", b"0" * (20 * 1024 * 1024 + 1), "^heavy.png is too large: at most 20 MB are accepted.$"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_what_is_no_picture_is_refused_by_name_and_in_words(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_upload(tmp_path / name)
+
+
+def test_pictures_of_every_mode_are_read_as_rgb_and_upright(tmp_path):
+    sideways = Image.new("RGB", (30, 20), (200, 10, 10))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    sideways.save(tmp_path / "sideways.jpg", exif=exif)
+    assert read_upload(tmp_path / "sideways.jpg").size == (20, 30)
+
+    Image.new("RGBA", (9, 9), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert read_upload(tmp_path / "clear.png").getpixel((4, 4)) == (255, 255, 255)
+
+    Image.fromarray(np.full((9, 9), 257 * 100, np.uint16)).save(tmp_path / "deep.png")
+    assert read_upload(tmp_path / "deep.png").getpixel((4, 4)) == (100, 100, 100)
+
+    frames = [Image.new("P", (9, 9), color) for color in (0, 1)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    assert read_upload(tmp_path / "moving.gif").mode == "RGB"
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [((40, 7), "too small: 40 x 7 pixels; at least 8 x 8 are needed"), ((700, 40), "too long: 700 x 40 pixels")],
+)
+def test_pictures_the_model_cannot_take_are_refused_in_words(segmenter, size, message):
+    with pytest.raises(ValueError, match=message):
+        segmenter.compare(Image.new("RGB", size), segmenter.defaults)
+
+
+def test_a_model_that_takes_pictures_as_they_are_is_not_given_huge_ones(segmenter):
+    keeps_size = DemoSegmenter(segmenter.model, AlgmImageProcessor(do_resize=False, patch_size=8))
+    with pytest.raises(ValueError, match="too large: 1200 x 1200 pixels; .* at most about 1024 x 1024"):
+        keeps_size.compare(Image.new("RGB", (1200, 1200)), segmenter.defaults)
+
+
+# What is shown
+
+
+def comparison_of(merged: np.ndarray, plain: np.ndarray, seconds: tuple[float, float] = (0.01, 0.02)) -> Comparison:
+    results = [
+        SegmentedImage(labels, (16, 16), counts, (2, 2), np.array([0, 0, 1, 2]))
+        for labels, counts in ((merged, [5, 4]), (plain, [5, 5]))
+    ]
+    return Comparison(*results, *seconds, timed_runs=3)
+
+
+def test_class_list_names_every_class_once_with_its_share_and_no_markup_of_its_own():
+    labels = np.array([[1, 1, 1, 4], [1, 1, 1, 4], [1, 1, 0, 0], [1, 1, 1, 0]])
+    text = class_list(labels, NAMES, make_palette(NAMES))
+    assert re.findall(r'name">(.*?)</span><span class="share">(.*?) %', text) == [
+        ("road", "68.8"),
+        ("sky", "18.8"),
+        ("&lt;b&gt;person &amp; dog&lt;/b&gt;", "12.5"),
+    ]
+
+
+def test_numbers_are_never_better_than_what_was_measured():
+    labels = np.zeros((100, 100), np.int64)
+    nearly = labels.copy()
+    nearly[0, 0] = 1
+    assert '<strong id="agreement">99.9 %' in number_table(comparison_of(nearly, labels))
+    assert '<strong id="agreement">100 %' in number_table(comparison_of(labels, labels))
+    text = number_table(comparison_of(labels, labels, seconds=(0.03, 0.02)))
+    assert "<td>20.0 ms</td><td>30.0 ms</td><td>+50 %</td>" in text
+    assert "<td>5</td><td>4</td><td>−20 %</td>" in text
+    assert "median of 3 runs each" in text
+
+
+def test_shown_pictures_have_one_size_and_the_token_map_shows_the_merge(segmenter, scene):
+    views = [make_views(scene, segmenter.compare(scene, MergeSettings(tau, 1, 3)), NAMES, 8) for tau in (0.2, 0.99)]
+    for view in views:
+        assert view.image.size == view.segmentation.size == view.label_map.shape[::-1] == (9 * 112, 9 * 72)
+    assert views[0].tokens.size == views[1].tokens.size
+    assert np.asarray(views[0].tokens).tobytes() != np.asarray(views[1].tokens).tobytes()
+    photo = scene.resize((2240, 1440))
+    large = make_views(photo, segmenter.compare(photo, segmenter.defaults), NAMES, 8)
+    assert large.image.size == (1024, 658)
+
+
+def test_windows_have_no_token_map_and_everything_else(checkpoint, scene):
+    windows = load(checkpoint)
+    windows.model.config.window_size, windows.model.config.inference_mode = 32, "slide"
+    views = make_views(scene, windows.compare(scene, windows.defaults), NAMES, 8)
+    assert views.tokens is None
+    assert views.segmentation.size == views.image.size
+
+
+def test_a_click_names_the_class_under_it_and_never_leaves_the_picture():
+    labels = np.array([[0, 1, 2], [3, 3, 4]], np.uint16)
+    assert name_at(labels, (1.7, 0.2), NAMES) == "Class 1: road"
+    assert name_at(labels, (99, 99), NAMES) == "Class 4: <b>person & dog</b>"
+    assert name_at(labels, (-3, 0), NAMES) == "Class 0: sky"
+
+
+def test_downloaded_label_map_holds_the_classes_and_old_files_go():
+    files = LabelFiles(most=3)
+    labels = np.array([[0, 1, 2], [3, 3, 4]])
+    paths = [Path(files.write(labels, NAMES, f"../my street/{number}")) for number in range(5)]
+    assert [path.is_file() for path in paths] == [False, False, True, True, True]
+    assert paths[-1].name == "___my_street_4_labels.png"
+    with Image.open(paths[-1]) as written:
+        assert written.mode == "P"
+        assert np.array_equal(np.asarray(written), labels)
+
+
+def test_downloads_are_deleted_after_the_promised_time_though_nobody_comes():
+    files = LabelFiles(seconds=0.5)
+    first = Path(files.write(np.zeros((2, 2), int), NAMES, "first"))
+    time.sleep(0.3)
+    second = Path(files.write(np.zeros((2, 2), int), NAMES, "second"))
+    assert first.is_file() and second.is_file()
+    deadline = time.monotonic() + 20
+    while first.exists() or second.parent.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert Path(files.write(np.zeros((2, 2), int), NAMES, "third")).is_file()
+
+
+@pytest.mark.parametrize("place", ["file", "slider"])
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/a.png", "HTTPS://example.org/a.png"])
+def test_an_address_in_the_place_of_a_file_is_not_fetched(segmenter, monkeypatch, address, place):
+    pytest.importorskip("gradio", reason="the page needs gradio, which the extra `app` installs")
+    import gradio
+    from gradio import processing_utils
+
+    from algm_hf.app.page import KEPT_SECONDS, build_app
+
+    async def fetch(*arguments, **options):
+        raise AssertionError("the server fetched an address")
+
+    monkeypatch.setattr(processing_utils, "async_ssrf_protected_download", fetch)
+    app = build_app(segmenter)
+    assert KEPT_SECONDS == 3600  # as `LabelFiles` promises
+    upload = next(function for function in app.fns.values() if function.name == "upload")
+    crafted = {"path": address, "meta": {"_type": "gradio.FileData"}}
+    inputs = [crafted, 0.5, 1, 3] if place == "file" else [None, crafted, 1, 3]
+    with pytest.raises(gradio.Error, match="A file is an address, expected one that was sent"):
+        asyncio.run(app.preprocess_data(upload, inputs, None))
+
+
+def test_samples_are_counted():
+    with pytest.raises(ValueError, match="There is no sample 6, expected 0 to 5"):
+        sample_scene(6)
+
+
+# Which models are served
+
+
+def test_code_in_a_checkpoint_is_never_run(checkpoint, tmp_path, scene):
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    for file in checkpoint.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    for file in folder.glob("*.py"):
+        file.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nraise SystemExit\n")
+    assert "auto_map" in json.loads((folder / "config.json").read_text())
+    segmenter = load(folder)
+    assert segmenter.compare(scene, segmenter.defaults).plain.token_counts[-1] > 1
+    assert not (tmp_path / "ran").exists()
+
+
+def test_models_that_would_not_be_what_they_seem_are_refused(checkpoint, tmp_path):
+    with pytest.raises(ValueError, match="--model .*nowhere"):
+        DemoSegmenter.from_pretrained(str(tmp_path / "nowhere"))
+    folder = tmp_path / "changed"
+    folder.mkdir()
+    for file in checkpoint.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 6}))
+    with pytest.raises(ValueError, match="lacks .* weights, such as "):
+        DemoSegmenter.from_pretrained(str(folder))
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "segformer"}))
+    with pytest.raises(ValueError, match="is of type 'segformer', expected 'algm'"):
+        DemoSegmenter.from_pretrained(str(folder))
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="safetensors"):
+        DemoSegmenter.from_pretrained(str(folder))
+
+
+# The script and the Space
+
+
+def run_script(*arguments, **environment):
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    command = [sys.executable, str(ROOT / "scripts" / "app.py"), *map(str, arguments)]
+    return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=120)
+
+
+def test_script_without_gradio_says_what_to_install(checkpoint, tmp_path):
+    (tmp_path / "gradio.py").write_text("raise ModuleNotFoundError(name='gradio')\n")
+    done = run_script("--model", checkpoint, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == 'error: the page needs gradio: pip install -e ".[app]"'
+
+
+def test_space_holds_the_page_the_package_and_weights_but_no_code_of_the_model(checkpoint, tmp_path):
+    space = tmp_path / "space"
+    done = run_script("--model", checkpoint, "--export_space", space)
+    assert done.returncode == 0, done.stderr
+    files = {path.relative_to(space).as_posix() for path in space.rglob("*") if path.is_file()}
+    assert {"README.md", "app.py", "requirements.txt", "algm_hf/app/page.py", "algm_hf/modeling_algm.py"} <= files
+    assert {file for file in files if file.startswith("model/")} == {
+        "model/config.json",
+        "model/preprocessor_config.json",
+        "model/model.safetensors",
+    }
+    card = (space / "README.md").read_text()
+    assert card.startswith("---\n")
+    for line in ("sdk: gradio", "app_file: app.py", "license: apache-2.0", "title: ALGM token merging"):
+        assert f"\n{line}\n" in card
+    assert re.search(r"^sdk_version: ['\"]?\d+\.\d+\.\d+", card, flags=re.MULTILINE)
+    assert len(re.search(r"short_description: (.*)", card).group(1)) <= 60  # the Hub's limit
+    names = {line.split(">")[0] for line in (space / "requirements.txt").read_text().split()}
+    assert {"torch", "transformers", "huggingface-hub", "safetensors", "pillow", "numpy", "datasets"} <= names
+    assert not {"gradio", "pytest", "ruff"} & names  # the card names gradio, tools are not needed
+
+
+def test_space_of_a_hub_model_names_it_and_refuses_what_is_none(tmp_path):
+    files = export_space(tmp_path / "space", "user/algm-small", revision="abc123")
+    assert not any(file.startswith("model/") for file in files)
+    app = (tmp_path / "space" / "app.py").read_text()
+    compile(app, "app.py", "exec")
+    assert "MODEL = 'user/algm-small'\nREVISION = 'abc123'\n" in app
+    assert "\nmodels:\n- user/algm-small\n" in (tmp_path / "space" / "README.md").read_text()
+    with pytest.raises(ValueError, match="exists and is not empty"):
+        export_space(tmp_path / "space", "user/algm-small")
+    with pytest.raises(ValueError, match="neither a folder nor a name on the Hub"):
+        export_space(tmp_path / "other", "no such folder")
+    (tmp_path / "half").mkdir()
+    with pytest.raises(ValueError, match="has no config.json, preprocessor_config.json, model.safetensors"):
+        export_space(tmp_path / "other", str(tmp_path / "half"))
+    assert not (tmp_path / "other").exists()
+
+
+def fetch_when_it_answers(url: str, process: subprocess.Popen) -> str | None:
+    """What a server that is starting has to say; `None` if it ends, or says nothing for a minute and a half."""
+    deadline = time.monotonic() + 90
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return answer.read().decode()
+        except OSError:  # nobody listens yet
+            time.sleep(0.3)
+    return None
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def serve(command, folder, log_file, port, **environment) -> str:
+    """Runs a server until it has told its configuration."""
+    variables = os.environ | {"GRADIO_TEMP_DIR": str(folder / "cache")} | environment
+    with open(log_file, "w+") as log:
+        process = subprocess.Popen(command, cwd=folder, env=variables, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            page = fetch_when_it_answers(f"http://127.0.0.1:{port}/config", process)
+            with socket.socket() as outside, pytest.raises(OSError, match="refused|timed out|assign|unreachable"):
+                outside.settimeout(2)
+                outside.connect(("127.0.0.2", port))  # the same machine by another address
+        finally:
+            process.terminate()
+            process.wait(30)
+        log.seek(0)
+        assert page, log.read()
+    return page
+
+
+def test_space_serves_its_page_in_a_process_that_has_only_its_files(checkpoint, tmp_path):
+    pytest.importorskip("gradio", reason="the page needs gradio, which the extra `app` installs")
+    export_space(tmp_path / "space", str(checkpoint), name="a tiny one")
+    code = "import runpy, sys; sys.path.insert(0, '.'); runpy.run_path('app.py', run_name='__main__')"
+    command, port = [sys.executable, "-I", "-c", code], free_port()  # -I: without PYTHONPATH
+    page = serve(command, tmp_path / "space", tmp_path / "log", port, GRADIO_SERVER_PORT=str(port))
+    assert "a tiny one" in page
+    assert '"analytics_enabled":false' in page.replace(" ", "")
+
+
+def test_script_serves_the_page_to_this_machine_alone(checkpoint, tmp_path):
+    pytest.importorskip("gradio", reason="the page needs gradio, which the extra `app` installs")
+    port = free_port()
+    command = [sys.executable, str(ROOT / "scripts" / "app.py"), "--model", str(checkpoint), "--port", str(port)]
+    page = serve(command, tmp_path, tmp_path / "log", port, PYTHONPATH=str(ROOT))
+    assert "Threshold tau" in page
+    assert f"<strong>{checkpoint.name}</strong>" in page.replace("\\u003c", "<").replace("\\u003e", ">")
