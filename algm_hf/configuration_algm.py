@@ -2,28 +2,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """ALGM model configuration."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import (
-    PreTrainedConfig,
-)
+from transformers import PreTrainedConfig
 
 
 DECODER_TYPES = ("linear", "mask_transformer")
 INFERENCE_MODES = ("slide", "whole")
 POSITION_INTERPOLATIONS = ("bicubic", "bicubic_antialias", "bilinear")
 ROPE_COORDINATES = ("centered", "index")
-# The paper's backbones (section 4.1) as fields of the config.
+# The paper's backbones as fields of the config, with the layer of the global merge (section 4.1: 5 of 12, 7 of 24).
 BACKBONE_PRESETS = {
     name: {
         "hidden_size": hidden_size,
         "num_attention_heads": hidden_size // 64,
         "num_hidden_layers": num_hidden_layers,
-        "intermediate_size": 4 * hidden_size,
         "global_merge_layer": global_merge_layer,
     }
     for name, hidden_size, num_hidden_layers, global_merge_layer in (

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..data.classes import IGNORE_INDEX
 from ..data.drawn_scenes import make_scene
 from ..image_processing_algm import AlgmImageProcessor
 from ..segmentation_loss import segmentation_loss
 from .memory import peak_growth_of
 
 
-IGNORE_INDEX = 255
 SCORES = ("regions", "noise")
 FORMS = ("plain", "ours")
 

@@ -175,8 +175,10 @@ def build_segmenter(
     size = {"height": resolution[0], "width": resolution[1]}
     if arguments.model in BACKBONE_PRESETS:
         _check_patches(resolution, PRESET_PATCH_SIZE)
+        preset = BACKBONE_PRESETS[arguments.model]
         config = AlgmConfig(
-            **BACKBONE_PRESETS[arguments.model],
+            **preset,
+            intermediate_size=4 * preset["hidden_size"],
             patch_size=PRESET_PATCH_SIZE,
             image_size=list(resolution),
             num_labels=PRESET_LABELS,

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import datasets
-from transformers.utils import logging
 
 from .arguments import DataArguments
 from .checks import SkippedSamples, check_classes_found, check_rows, problem_report, skip_line
@@ -22,9 +21,6 @@ from .classes import ClassTable, LabelMapping, read_class_table, read_classes, r
 from .layouts import LAYOUTS, VALIDATION_NAMES, list_folder
 from .rows import BadSampleError, RowReader
 from .streams import StreamReader, as_stream
-
-
-logger = logging.get_logger(__name__)
 
 
 SPLITS = ("train", "evaluation")
@@ -328,4 +324,4 @@ def _settle(
         skipped.add(skip_line(source.rows[index]["name"], problem))
 
 
-__all__ = ["SegmentationData", "load_segmentation_data", "logger"]
+__all__ = ["SegmentationData", "load_segmentation_data"]

@@ -45,6 +45,7 @@ class StreamReader:
 
 
 def as_stream(rows: datasets.Dataset) -> datasets.IterableDataset:
+    """The rows as a stream that several workers can read."""
     return rows.to_iterable_dataset(num_shards=max(1, min(len(rows), STREAM_SHARDS)))
 
 

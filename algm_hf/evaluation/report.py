@@ -19,8 +19,6 @@ from ..runs.tables import markdown_table
 
 CURVE = ("name", "use_token_merging", "merge_threshold", "mean_iou", "mean_accuracy", "overall_accuracy")
 CURVE += ("tokens_mean", "tokens_final", "tokens_unmerged", "token_share")
-
-
 CURVE += ("images_per_second", "images_per_second_end_to_end", "num_images")
 
 

@@ -113,6 +113,7 @@ def publish(
 
 
 def refuse_card_problems(publication: Publication, allow_problems: bool) -> None:
+    """Refuses a card with problems, or logs them where they are allowed."""
     if publication.problems and not allow_problems:
         raise ValueError(f"{CARD}: {'; '.join(publication.problems)}. Nothing was published.")
     for problem in publication.problems:
@@ -224,7 +225,8 @@ def push_model_to_hub(
     allow_card_problems: bool = False,
 ) -> CommitInfo:
     """
-    `push_to_hub` of a model, with its processor and a card: all that `pipeline` needs, in one commit.
+    Publishes a model in memory with its processor and a card: all that `pipeline` needs, in one commit. (The
+    model's own `push_to_hub` is transformers', which uploads neither processor nor card.)
 
     Args:
         model ([`AlgmForSemanticSegmentation`])

@@ -4,9 +4,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from huggingface_hub import ModelCard, constants
 from huggingface_hub.utils import get_session, hf_raise_for_status
-from transformers import TrainingArguments
+
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 
 def set_epoch(loader, epoch: int) -> None:

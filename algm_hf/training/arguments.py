@@ -1,10 +1,10 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a training is told: arguments with their help, read from a YAML or JSON file and the command line.
+"""What a training is told: arguments with their help.
 
 The defaults are the recipe of the paper (ALGM, CVPR 2024, section 4.1): SGD with momentum 0.9 and no weight decay,
 polynomial decay of the learning rate with power 0.9 down to 1e-5, drop path 0.1 in the encoder and dropout 0.1 in the
-mask transformer, and the augmentation of Segmenter (ICCV 2021).
+mask transformer.
 """
 
 from __future__ import annotations

@@ -215,8 +215,7 @@ class SegmentationTrainer(Trainer):
     # Training
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """The optimizer of `training_setup.py`, which the loop without Trainer uses as well."""
-
+        """The optimizer of `optimizer.py`, which the loop without Trainer uses as well."""
         if self.optimizer is None:
             model = self.model if model is None else model
             self.optimizer = build_optimizer(model, unwrapped(self.model).config.num_hidden_layers, self.args)

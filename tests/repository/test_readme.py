@@ -108,7 +108,7 @@ def test_the_example_of_the_page_is_the_scripts_own_and_its_arguments_are_taken(
     tiny_model().save_pretrained(model)
     AlgmImageProcessor(size=32, patch_size=8).save_pretrained(model)
     tokens = [str(model) if token == "outputs/demo/model" else token for token in shlex.split(line)[1:]]
-    # tests/test_app.py serves the page; written as a Space, the same model needs no gradio.
+    # tests/app/test_page.py serves the page; written as a Space, the same model needs no gradio.
     run("app.py", [*tokens, "--export_space", str(tmp_path / "space")])
     assert (tmp_path / "space" / "model" / "model.safetensors").is_file()
 

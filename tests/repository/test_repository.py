@@ -83,8 +83,28 @@ def make() -> str:
 
 
 def test_a_file_directly_in_the_package_travels_with_a_checkpoint_and_a_folder_stays_home():
-    directly = {path for path in PACKAGE.glob("*.py") if path.name not in ("__init__.py", "__main__.py")}
-    assert set(remote_files()) == directly
+    directly = {path for path in PACKAGE.iterdir() if path.is_file()}
+    assert set(remote_files()) == directly - {PACKAGE / "__init__.py", PACKAGE / "__main__.py"}
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """The folders of the package (`""` for the files that travel) from which a file of a folder imports."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == 2:
+            rooms.add(node.module.split(".")[0] if "." in node.module else "")
+    return rooms
+
+
+@pytest.mark.parametrize("room", [path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name[0] != "_"])
+def test_folders_import_only_from_those_below_them(room):
+    floors = [{"runs"}, {"data", "inference", "conversion"}, {"evaluation"}]
+    top = {"app", "benchmarking", "publishing", "training"}
+    floor = next((number for number, rooms in enumerate(floors) if room in rooms), len(floors))
+    allowed = {""}.union(*floors[:floor])
+    assert room in top.union(*floors)
+    for path in (PACKAGE / room).glob("*.py"):
+        assert imported_rooms(path) <= allowed, path.name
 
 
 @pytest.mark.parametrize("path", remote_files(), ids=lambda path: path.name)

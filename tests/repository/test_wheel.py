@@ -14,6 +14,7 @@ from transformers import ViTConfig, ViTModel
 import algm_hf
 
 
+pytest.importorskip("pip", reason="pip builds and installs the wheel")
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
 
 # Runs apart from the checkout and from what is installed in this environment.
