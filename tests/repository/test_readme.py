@@ -1,6 +1,6 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What README.md shows really runs, with folders and lengths of a test in the place of the user's."""
+"""What README.md and docs/ show really runs, with folders and lengths of a test in the place of the user's."""
 
 import json
 import re
@@ -9,10 +9,6 @@ import subprocess
 import sys
 import textwrap
 
-import PIL.Image
-import pytest
-import torch
-import yaml
 from PIL import Image
 from places import ROOT
 from tiny_models import tiny_model
@@ -23,11 +19,12 @@ from algm_hf import AlgmImageProcessor
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = "\n".join([README, *(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))])
 
 
 def commands(script):
-    """The arguments of each call of a script in the README."""
-    lines = re.findall(rf"^\.venv/bin/python scripts/{script} (.*)$", README, flags=re.MULTILINE)
+    """The arguments of each call of a script in the README and the pages it links."""
+    lines = re.findall(rf"^\.venv/bin/python scripts/{script} (.*)$", PAGES, flags=re.MULTILINE)
     return [shlex.split(line) for line in lines]
 
 
@@ -71,22 +68,18 @@ def numbers_under(value, key):
     return []
 
 
-def test_the_loading_example_loads_and_segments_as_it_is_printed(tmp_path, monkeypatch):
-    folder = tmp_path / "model"
-    model = tiny_model()
-    model.save_pretrained(folder)
-    AlgmImageProcessor(size=32, patch_size=8).save_pretrained(folder)
-    Image.new("RGB", (48, 40), (90, 120, 150)).save(tmp_path / "street.jpg")
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    (loading,) = [text for text in blocks if "folder_or_repo" in text]
-    (segmenting,) = [text for text in blocks if 'open("street.jpg")' in text]
-    monkeypatch.chdir(tmp_path)
-    names = {"folder_or_repo": str(folder), "PIL": PIL, "torch": torch}
-    exec(loading + segmenting, names)
-    assert names["label_map"].shape == (40, 48)
-    assert names["outputs"].token_counts.shape == (1, model.config.num_hidden_layers)
-    assert names["outputs"].patch_to_token.shape == (1, names["inputs"]["pixel_values"][0, 0].numel() // 64)
-    assert {entry["label"] for entry in names["segmenter"]("street.jpg")} <= set(model.config.id2label.values())
+def test_the_first_example_runs_exactly_as_it_is_printed(tmp_path):
+    folder = tmp_path / "outputs" / "demo" / "model"  # what `make demo` leaves
+    tiny_model().save_pretrained(folder)
+    AlgmImageProcessor(size=64, patch_size=8).save_pretrained(folder)
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    block = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL)[1]
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    height, width = Image.open(ROOT / "docs" / "street.png").size[::-1]
+    shape, counts = done.stdout.splitlines()
+    assert shape == f"torch.Size([{height}, {width}])"
+    assert re.fullmatch(r"tensor\(\[\d+, \d+, \d+, \d+\]\)", counts)
 
 
 def test_the_conversion_example_converts(tmp_path):
@@ -101,9 +94,9 @@ def test_the_conversion_example_converts(tmp_path):
 
 
 def test_the_example_of_the_page_is_the_scripts_own_and_its_arguments_are_taken(tmp_path):
-    (line,) = re.findall(r"^(?:\.venv/bin/)?python (scripts/app\.py .*)$", README, flags=re.MULTILINE)
+    (line,) = re.findall(r"^(?:\.venv/bin/)?python (scripts/app\.py .*)$", PAGES, flags=re.MULTILINE)
     assert f"python {line}\n" in (ROOT / "scripts/app.py").read_text(encoding="utf-8")
-    assert '".[app]"' in README.split(line)[0].rpartition("```")[2], "what the page needs is installed before"
+    assert '".[app]"' in PAGES.split(line)[0].rpartition("```")[2], "what the page needs is installed before"
     model = tmp_path / "model"
     tiny_model().save_pretrained(model)
     AlgmImageProcessor(size=32, patch_size=8).save_pretrained(model)
@@ -116,7 +109,7 @@ def test_the_example_of_the_page_is_the_scripts_own_and_its_arguments_are_taken(
 def test_the_example_of_a_plain_vit_builds_a_model(tmp_path):
     config = Dinov2Config(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=14, image_size=56)
     Dinov2Model(config).save_pretrained(tmp_path)
-    (block,) = [text for text in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL) if "from_vit(" in text]
+    (block,) = [text for text in re.findall(r"```python\n(.*?)```", PAGES, flags=re.DOTALL) if "from_vit(" in text]
     names = {}
     exec(block.replace("facebook/dinov2-base", str(tmp_path)).replace("518", "56"), names)
     assert names["model"].config.id2label == {0: "road", 1: "sky", 2: "car"}
@@ -126,7 +119,7 @@ def test_the_example_of_a_plain_vit_builds_a_model(tmp_path):
 def test_the_publishing_example_is_the_one_that_is_tested():
     tested = (ROOT / "tests/helpers/publishing_child.py").read_text(encoding="utf-8")
     (block,) = re.findall(r"# README: publish\n(.*?) *# README: end", tested, flags=re.DOTALL)
-    assert textwrap.dedent(block) in README
+    assert textwrap.dedent(block) in PAGES
 
 
 def test_the_dry_run_of_publishing_names_the_files(tmp_path):
@@ -137,26 +130,3 @@ def test_the_dry_run_of_publishing_names_the_files(tmp_path):
     printed = run("push_to_hub.py", [str(folder) if token == "outputs/mine" else token for token in tokens])
     for name in ("model.safetensors", "config.json", "modeling_algm.py", "preprocessor_config.json", "README.md"):
         assert name in printed
-
-
-RECIPE_ROWS = re.findall(r"^\| `(scripts/recipes/\S+)` \| (.*) \|$", README, flags=re.MULTILINE)
-
-
-def test_every_recipe_is_in_the_table():
-    listed = {path for path, _ in RECIPE_ROWS}
-    assert listed == {f"scripts/recipes/{path.name}" for path in (ROOT / "scripts/recipes").glob("*.yaml")}
-    assert len(listed) == 6
-
-
-@pytest.mark.parametrize("path, cells", RECIPE_ROWS)
-def test_the_table_of_settings_says_what_the_recipes_say(path, cells):
-    recipe = yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
-    crop, layers, tau, window, training = (cell.strip() for cell in cells.split(" | "))
-    assert recipe["crop_size"] == [int(crop)]
-    assert [recipe["local_merge_layer"], recipe["global_merge_layer"]] == [int(layer) for layer in layers.split(",")]
-    assert recipe["merge_threshold"] == float(tau)
-    assert [recipe["window_size"], recipe["window_stride"]] == [int(side) for side in window.split("/")]
-    rate, epochs, batch = (float(value) for value in training.split(","))
-    assert float(recipe["learning_rate"]) == rate
-    assert recipe["num_train_epochs"] == epochs
-    assert recipe["per_device_train_batch_size"] * recipe.get("gradient_accumulation_steps", 1) == batch
