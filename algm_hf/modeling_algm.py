@@ -25,6 +25,7 @@ from .configuration_algm import AlgmConfig
 
 # The Auto classes of older transformers copy only the files that this one imports itself, not those that those import.
 from .packed_attention import packed_attention  # noqa: F401
+from .refusals import require  # noqa: F401
 from .rotary_positions import rotary_table
 from .segmentation_decoders import AlgmLinearDecoder, AlgmMaskTransformerDecoder
 from .segmentation_loss import check_labels, segmentation_loss, upsample_logits
