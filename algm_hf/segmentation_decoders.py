@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .configuration_algm import AlgmConfig
-from .token_packs import TokenPack, full_pack, to_device
+from .token_packs import TokenPack, full_pack, image_of_token, to_device
 from .transformer_layers import AlgmLayer, LayerDimensions, drop_path_rates
 
 
@@ -112,11 +112,8 @@ def _append_classes(lengths: Sequence[int], num_labels: int, device: torch.devic
     How to put each image's class embeddings behind its tokens: `order` takes all tokens followed by all class
     embeddings to that pack, `place` takes the pack back; both `(total_tokens + batch_size * num_labels,)`.
     """
-    images = torch.arange(len(lengths), device=device)
-    num_tokens = sum(lengths)
-    image_of_token = images.repeat_interleave(to_device(lengths, device), output_size=num_tokens)
-    image_of_class = images.repeat_interleave(num_labels)
-    order = torch.argsort(torch.cat((image_of_token, image_of_class)), stable=True)
+    image_of_class = torch.arange(len(lengths), device=device).repeat_interleave(num_labels)
+    order = torch.argsort(torch.cat((image_of_token(lengths, device), image_of_class)), stable=True)
     return order, torch.argsort(order)
 
 
