@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """ALGM model configuration."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedConfig
+
+from .refusals import is_integer, is_number, require_bool, require_integer, require_number
 
 
 DECODER_TYPES = ("linear", "mask_transformer")
@@ -238,10 +239,10 @@ class AlgmConfig(PreTrainedConfig):
         self.decoder_type = decoder_type
         self.decoder_num_hidden_layers = decoder_num_hidden_layers
         self.decoder_hidden_size = hidden_size if decoder_hidden_size is None else decoder_hidden_size
-        if decoder_num_attention_heads is None and _is_int(self.decoder_hidden_size):
+        if decoder_num_attention_heads is None and is_integer(self.decoder_hidden_size):
             decoder_num_attention_heads = max(1, self.decoder_hidden_size // 64)
         self.decoder_num_attention_heads = decoder_num_attention_heads
-        if decoder_intermediate_size is None and _is_int(self.decoder_hidden_size):
+        if decoder_intermediate_size is None and is_integer(self.decoder_hidden_size):
             decoder_intermediate_size = 4 * self.decoder_hidden_size
         self.decoder_intermediate_size = decoder_intermediate_size
         self.decoder_dropout_prob = decoder_dropout_prob
@@ -281,7 +282,7 @@ class AlgmConfig(PreTrainedConfig):
         """
         self._validate_merging()
         self._validate_inference()
-        _check_int("semantic_loss_ignore_index", self.semantic_loss_ignore_index)
+        require_integer("semantic_loss_ignore_index", self.semantic_loss_ignore_index)
         if self.num_labels < 2:
             raise ValueError(
                 f"num_labels={self.num_labels}: expected at least 2; an object and its background are two classes"
@@ -289,16 +290,16 @@ class AlgmConfig(PreTrainedConfig):
         # Their number is compared with num_labels where they are used: a checkpoint's weights must not keep it from
         # being loaded with other classes.
         weights = self.class_weights
-        if weights is not None and not all(_is_number(weight) and weight >= 0 for weight in weights):
+        if weights is not None and not all(is_number(weight) and weight >= 0 for weight in weights):
             raise ValueError(f"class_weights={weights!r}: expected None or numbers >= 0, one for each class")
 
     def _validate_merging(self) -> None:
-        _check_bool("use_token_merging", self.use_token_merging)
-        _check_int("merge_window_size", self.merge_window_size, minimum=2)
-        _check_number("merge_threshold", self.merge_threshold, -1.0, 1.0)
+        require_bool("use_token_merging", self.use_token_merging)
+        require_integer("merge_window_size", self.merge_window_size, 2)
+        require_number("merge_threshold", self.merge_threshold, -1.0, 1.0)
         for name in ("local_merge_layer", "global_merge_layer"):
             layer = getattr(self, name)
-            if layer is not None and not (_is_int(layer) and 1 <= layer <= self.num_hidden_layers):
+            if layer is not None and not (is_integer(layer) and 1 <= layer <= self.num_hidden_layers):
                 raise ValueError(
                     f"{name}={layer!r}: expected None or an integer in 1..{self.num_hidden_layers} "
                     f"(layers are counted from 1, num_hidden_layers={self.num_hidden_layers})"
@@ -313,7 +314,7 @@ class AlgmConfig(PreTrainedConfig):
     def _validate_inference(self) -> None:
         if self.inference_mode not in INFERENCE_MODES:
             raise ValueError(f"inference_mode={self.inference_mode!r}: expected one of {', '.join(INFERENCE_MODES)}")
-        _check_int("window_batch_size", self.window_batch_size, minimum=1)
+        require_integer("window_batch_size", self.window_batch_size, 1)
         if self.window_size is None:
             if self.inference_mode == "slide":
                 raise ValueError(
@@ -321,26 +322,26 @@ class AlgmConfig(PreTrainedConfig):
                     f"at least patch_size={self.patch_size}"
                 )
             return
-        _check_int("window_size", self.window_size, minimum=self.patch_size)
+        require_integer("window_size", self.window_size, self.patch_size)
         if self.window_stride is not None:
-            _check_int("window_stride", self.window_stride, minimum=1, maximum=self.window_size)
+            require_integer("window_stride", self.window_stride, 1, self.window_size)
 
     def _validate_architecture(self) -> None:
         positive = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size")
         positive += ("num_channels", "decoder_hidden_size", "decoder_num_attention_heads", "decoder_intermediate_size")
         for name in positive:
-            _check_int(name, getattr(self, name), minimum=1)
+            require_integer(name, getattr(self, name), 1)
         for name in ("num_register_tokens", "decoder_num_hidden_layers"):
-            _check_int(name, getattr(self, name), minimum=0)
+            require_integer(name, getattr(self, name), 0)
         rates = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
         for name in (*rates, "decoder_dropout_prob", "decoder_drop_path_rate"):
             rate = getattr(self, name)
-            if not (_is_number(rate) and 0 <= rate < 1):
+            if not (is_number(rate) and 0 <= rate < 1):
                 raise ValueError(f"{name}={rate!r}: expected a number in [0, 1)")
         flags = ("qkv_bias", "use_class_token", "use_distillation_token", "use_absolute_position_embeddings")
         for name in (*flags, "use_gated_mlp", "use_mlp_inner_norm"):
-            _check_bool(name, getattr(self, name))
-        if self.layer_scale_init_value is not None and not _is_number(self.layer_scale_init_value):
+            require_bool(name, getattr(self, name))
+        if self.layer_scale_init_value is not None and not is_number(self.layer_scale_init_value):
             raise ValueError(f"layer_scale_init_value={self.layer_scale_init_value!r}: expected None or a number")
         if self.decoder_type not in DECODER_TYPES:
             raise ValueError(f"decoder_type={self.decoder_type!r}: expected one of {', '.join(DECODER_TYPES)}")
@@ -351,7 +352,7 @@ class AlgmConfig(PreTrainedConfig):
             if getattr(self, size) % getattr(self, heads):
                 raise ValueError(f"{heads}={getattr(self, heads)}: expected a divisor of {size}={getattr(self, size)}")
         sides = self.image_size if isinstance(self.image_size, list) else [self.image_size, self.image_size]
-        if len(sides) != 2 or not all(_is_int(side) and side > 0 and side % self.patch_size == 0 for side in sides):
+        if len(sides) != 2 or not all(is_integer(side) and side > 0 and side % self.patch_size == 0 for side in sides):
             raise ValueError(
                 f"image_size={self.image_size!r}: expected an integer or (height, width), positive multiples of "
                 f"patch_size={self.patch_size}"
@@ -366,10 +367,10 @@ class AlgmConfig(PreTrainedConfig):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected one of {', '.join(choices)}")
         if self.rope_reference_grid_size is not None:
-            _check_int("rope_reference_grid_size", self.rope_reference_grid_size, minimum=1)
+            require_integer("rope_reference_grid_size", self.rope_reference_grid_size, 1)
         if self.rope_theta is None:
             return
-        if not (_is_number(self.rope_theta) and self.rope_theta > 0):
+        if not (is_number(self.rope_theta) and self.rope_theta > 0):
             raise ValueError(f"rope_theta={self.rope_theta!r}: expected None or a number > 0")
         head_dim = self.hidden_size // self.num_attention_heads
         if head_dim % 4:
@@ -377,32 +378,6 @@ class AlgmConfig(PreTrainedConfig):
                 f"rope_theta={self.rope_theta!r}: expected heads of a multiple of 4 channels, two for each axis, but "
                 f"hidden_size / num_attention_heads = {head_dim}"
             )
-
-
-def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _check_bool(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name}={value!r}: expected True or False")
-
-
-def _check_int(name: str, value: Any, minimum: int | None = None, maximum: int | None = None) -> None:
-    low, high = minimum if minimum is not None else -math.inf, maximum if maximum is not None else math.inf
-    if not (_is_int(value) and low <= value <= high):
-        bounds = "" if minimum is None else f" of at least {minimum}"
-        bounds += "" if maximum is None else f" and at most {maximum}"
-        raise ValueError(f"{name}={value!r}: expected an integer{bounds}")
-
-
-def _check_number(name: str, value: Any, low: float, high: float) -> None:
-    if not (_is_number(value) and low <= value <= high):
-        raise ValueError(f"{name}={value!r}: expected a number in [{low}, {high}]")
 
 
 __all__ = ["BACKBONE_PRESETS", "AlgmConfig"]

@@ -25,6 +25,7 @@ from .configuration_algm import AlgmConfig
 
 # The Auto classes of older transformers copy only the files that this one imports itself, not those that those import.
 from .packed_attention import packed_attention  # noqa: F401
+from .refusals import require  # noqa: F401
 from .rotary_positions import rotary_table
 from .segmentation_decoders import AlgmLinearDecoder, AlgmMaskTransformerDecoder
 from .segmentation_loss import check_labels, segmentation_loss, upsample_logits
@@ -45,7 +46,6 @@ from .transformer_layers import (
     AlgmLayer,
     AlgmLayerScale,
     AlgmMlpBlock,
-    LayerDimensions,
     drop_path_rates,
 )
 from .vit_embeddings import AlgmEmbeddings
@@ -246,21 +246,9 @@ class AlgmModel(AlgmPreTrainedModel):
 
     def __init__(self, config: AlgmConfig):
         super().__init__(config)
-        dimensions = LayerDimensions(
-            hidden_size=config.hidden_size,
-            num_attention_heads=config.num_attention_heads,
-            intermediate_size=config.intermediate_size,
-            hidden_act=config.hidden_act,
-            qkv_bias=config.qkv_bias,
-            hidden_dropout_prob=config.hidden_dropout_prob,
-            attention_probs_dropout_prob=config.attention_probs_dropout_prob,
-            layer_scale_init_value=config.layer_scale_init_value,
-            use_gated_mlp=config.use_gated_mlp,
-            use_mlp_inner_norm=config.use_mlp_inner_norm,
-        )
         rates = drop_path_rates(config.drop_path_rate, config.num_hidden_layers)
         self.embeddings = AlgmEmbeddings(config)
-        self.layers = nn.ModuleList([AlgmLayer(config, dimensions, rate) for rate in rates])
+        self.layers = nn.ModuleList([AlgmLayer(config, config, rate) for rate in rates])
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 

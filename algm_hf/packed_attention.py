@@ -31,17 +31,8 @@ def eager_attention_forward(
     **kwargs,
 ) -> tuple[Tensor, Tensor]:
     """
-    Attention in plain torch, with the signature of transformers' attention functions; softmax in float32.
-
-    Args:
-        query, key, value (`Tensor` of shape `(batch_size, num_heads, length, head_dim)`)
-        attention_mask (`Tensor`, *optional*): added to the scores.
-        scaling (`float`): factor of the scores, `head_dim ** -0.5`.
-        dropout (`float`): probability in [0, 1), applied in training mode of `module`.
-
-    Returns:
-        `tuple[Tensor, Tensor]`: the output `(batch_size, length, num_heads, head_dim)` and the attention weights
-        `(batch_size, num_heads, length, length)`.
+    Attention in plain torch with the signature of transformers' attention functions: heads before length, softmax in
+    float32, `attention_mask` added to the scores. Returns the output, length before heads, and the attention weights.
     """
     scores = query @ key.transpose(2, 3) * scaling
     if attention_mask is not None:
@@ -63,22 +54,10 @@ def packed_attention(
     implementation: str | None,
 ) -> Tensor:
     """
-    Let the tokens of each image attend to the tokens of the same image. See the table of this module for what runs.
-
-    Args:
-        module (`nn.Module`): the attention module, passed on to transformers' attention functions.
-        query, key, value (`Tensor` of shape `(total_tokens, num_heads, head_dim)`)
-        lengths (`Sequence[int]` of length `batch_size`): number of tokens of each image.
-        cu_seqlens (`Tensor` of shape `(batch_size + 1,)`, int32): start of each image in the pack, and the end.
-        scaling (`float`): factor of the scores, `head_dim ** -0.5`.
-        dropout (`float`): probability in [0, 1) on the attention weights; 0 outside training.
-        implementation (`str`, *optional*): `config._attn_implementation`; `None` stands for `"eager"`.
-
-    Returns:
-        `Tensor` of shape `(total_tokens, num_heads * head_dim)`
-
-    Raises:
-        KeyError: if transformers knows no such implementation.
+    Let the tokens of each image attend to the tokens of the same image; see the table of this module for what runs.
+    Queries, keys and values are `(total_tokens, num_heads, head_dim)`, the result `(total_tokens, num_heads *
+    head_dim)`. `module` is passed on to transformers' attention functions, which raise a `KeyError` for an unknown
+    `implementation`.
     """
     total_tokens = query.shape[0]
     attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation or "eager", eager_attention_forward)
@@ -114,15 +93,8 @@ def uniform_attention(
     implementation: str | None,
 ) -> Tensor:
     """
-    [`packed_attention`] of images that have equally many tokens: one call on a view of the pack, which
+    [`packed_attention`] of `num_images` images that have equally many tokens: one call on a view of the pack, which
     `torch.compile` can follow whatever the number of tokens.
-
-    Args:
-        num_images (`int`): number of images, a divisor of `total_tokens`.
-        module, query, key, value, scaling, dropout, implementation: see [`packed_attention`].
-
-    Returns:
-        `Tensor` of shape `(total_tokens, num_heads * head_dim)`
     """
     attention = ALL_ATTENTION_FUNCTIONS.get_interface(implementation or "eager", eager_attention_forward)
     shape = (num_images, query.shape[0] // num_images, *query.shape[1:])

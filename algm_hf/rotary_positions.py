@@ -20,13 +20,7 @@ from .token_packs import TokenPack
 
 
 class RotaryTable(NamedTuple):
-    """
-    Cosine and sine of the angles of each token of a pack.
-
-    Attributes:
-        cosine (`Tensor` of shape `(total_tokens, 1, head_dim / 2)`)
-        sine (`Tensor` of shape `(total_tokens, 1, head_dim / 2)`)
-    """
+    """Cosine and sine of the angles of each token of a pack, `(total_tokens, 1, head_dim / 2)` each."""
 
     cosine: Tensor
     sine: Tensor
@@ -34,15 +28,8 @@ class RotaryTable(NamedTuple):
 
 def rotary_table(config: AlgmConfig, pack: TokenPack, grid_sizes: Sequence[tuple[int, int]]) -> RotaryTable | None:
     """
-    The angles of the tokens of a pack, each at the mean of the positions that it stands for. Computed in float32.
-
-    Args:
-        config ([`AlgmConfig`]): for the fields `rope_*` and the sizes.
-        pack ([`TokenPack`] of shape `(total_tokens, hidden_size)`): merged or not.
-        grid_sizes (`Sequence[tuple[int, int]]` of length `batch_size`): height and width of each image in patches.
-
-    Returns:
-        [`RotaryTable`] in the dtype of the pack, or `None` if the model has no rotary positions.
+    The angles of the tokens of a pack in its dtype, each at the mean of the positions that it stands for, computed in
+    float32; `None` if the model has no rotary positions.
     """
     if config.rope_theta is None:
         return None
@@ -77,14 +64,8 @@ def _axis_coordinates(config: AlgmConfig, length: int, device: torch.device) -> 
 
 def rotate(states: Tensor, table: RotaryTable) -> Tensor:
     """
-    Turn each pair of channels `(k, k + head_dim / 2)` of queries or keys by its angle.
-
-    Args:
-        states (`Tensor` of shape `(total_tokens, num_heads, head_dim)`)
-        table ([`RotaryTable`])
-
-    Returns:
-        `Tensor` of shape `(total_tokens, num_heads, head_dim)`, in the dtype of `states`.
+    Turn each pair of channels `(k, k + head_dim / 2)` of queries or keys `(total_tokens, num_heads, head_dim)` by its
+    angle.
     """
     cosine, sine = table.cosine.to(states.device), table.sine.to(states.device)
     first, second = states.chunk(2, dim=-1)

@@ -3,76 +3,67 @@
 """The two decoders of Segmenter (Strudel et al., ICCV 2021, section 3.2), on packs of merged patch tokens."""
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor, nn
 
 from .configuration_algm import AlgmConfig
-from .token_packs import TokenPack, full_pack, to_device
-from .transformer_layers import AlgmLayer, LayerDimensions, drop_path_rates
+from .token_packs import TokenPack, full_pack, image_of_token, to_device
+from .transformer_layers import AlgmLayer, drop_path_rates
+
+
+# The mask transformer's layers are Segmenter's, whatever those of the encoder have.
+SEGMENTER_LAYERS = {
+    "hidden_act": "gelu",
+    "qkv_bias": True,
+    "layer_scale_init_value": None,
+    "use_gated_mlp": False,
+    "use_mlp_inner_norm": False,
+}
 
 
 class AlgmLinearDecoder(nn.Module):
-    """
-    One linear layer from each token to its class logits.
-
-    Args:
-        config ([`AlgmConfig`])
-    """
+    """One linear layer from each patch token to its logits `(total_tokens, num_labels)`."""
 
     def __init__(self, config: AlgmConfig):
         super().__init__()
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
 
     def forward(self, pack: TokenPack) -> Tensor:
-        """
-        Args:
-            pack ([`TokenPack`]): patch tokens, `hidden_size` channels.
-
-        Returns:
-            `Tensor` of shape `(total_tokens, num_labels)`
-        """
         return self.classifier(pack.hidden_states)
 
 
 class AlgmMaskTransformerDecoder(nn.Module):
     """
-    Lets the tokens of an image and one learned embedding per class attend to each other; a token's logits are its
-    normalised products with the classes.
-
-    Args:
-        config ([`AlgmConfig`])
+    Lets the patch tokens of an image and one learned embedding per class attend to each other; the logits of a token,
+    `(total_tokens, num_labels)`, are its normalised products with the classes.
     """
 
     def __init__(self, config: AlgmConfig):
         super().__init__()
         size, num_layers = config.decoder_hidden_size, config.decoder_num_hidden_layers
-        dimensions = LayerDimensions(
-            hidden_size=size,
-            num_attention_heads=config.decoder_num_attention_heads,
-            intermediate_size=config.decoder_intermediate_size,
-            hidden_act="gelu",  # the exact one, as in Segmenter, whatever the encoder has
-            qkv_bias=True,
-            hidden_dropout_prob=config.decoder_dropout_prob,
-            attention_probs_dropout_prob=config.decoder_dropout_prob,
+        shape = copy(config)
+        shape.update(
+            {
+                "hidden_size": size,
+                "num_attention_heads": config.decoder_num_attention_heads,
+                "intermediate_size": config.decoder_intermediate_size,
+                "hidden_dropout_prob": config.decoder_dropout_prob,
+                "attention_probs_dropout_prob": config.decoder_dropout_prob,
+                **SEGMENTER_LAYERS,
+            }
         )
         self.projection = nn.Linear(config.hidden_size, size)
         self.class_embeddings = nn.Parameter(torch.zeros(1, config.num_labels, size))
         rates = drop_path_rates(config.decoder_drop_path_rate, num_layers)
-        self.layers = nn.ModuleList([AlgmLayer(config, dimensions, rate) for rate in rates])
+        self.layers = nn.ModuleList([AlgmLayer(config, shape, rate) for rate in rates])
         self.layernorm = nn.LayerNorm(size, eps=config.layer_norm_eps)
         self.patch_projection = nn.Linear(size, size, bias=False)
         self.class_projection = nn.Linear(size, size, bias=False)
         self.mask_norm = nn.LayerNorm(config.num_labels, eps=config.layer_norm_eps)
 
     def forward(self, pack: TokenPack) -> Tensor:
-        """
-        Args:
-            pack ([`TokenPack`]): patch tokens, `hidden_size` channels.
-
-        Returns:
-            `Tensor` of shape `(total_tokens, num_labels)`
-        """
         num_images, num_labels = len(pack.lengths), self.class_embeddings.shape[1]
         patches = self.projection(pack.hidden_states)
         classes = self.class_embeddings.to(patches.dtype).expand(num_images, -1, -1).flatten(0, 1)
@@ -91,8 +82,8 @@ class AlgmMaskTransformerDecoder(nn.Module):
 
 def _class_products(patches: Tensor, classes: Tensor, lengths: Sequence[int]) -> Tensor:
     """
-    Each token's products with its image's classes, `(total_tokens, num_labels)`, of `(total_tokens, size)` and
-    `(batch_size, num_labels, size)`: one product for the batch, images of fewer tokens padded.
+    Each token's products with its image's classes `(batch_size, num_labels, size)`: one product for the batch, images
+    of fewer tokens padded.
     """
     if len(set(lengths)) == 1:
         return (patches.unflatten(0, (len(lengths), lengths[0])) @ classes.transpose(1, 2)).flatten(0, 1)
@@ -110,13 +101,10 @@ def _class_products(patches: Tensor, classes: Tensor, lengths: Sequence[int]) ->
 def _append_classes(lengths: Sequence[int], num_labels: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """
     How to put each image's class embeddings behind its tokens: `order` takes all tokens followed by all class
-    embeddings to that pack, `place` takes the pack back; both `(total_tokens + batch_size * num_labels,)`.
+    embeddings to that pack, `place` takes the pack back.
     """
-    images = torch.arange(len(lengths), device=device)
-    num_tokens = sum(lengths)
-    image_of_token = images.repeat_interleave(to_device(lengths, device), output_size=num_tokens)
-    image_of_class = images.repeat_interleave(num_labels)
-    order = torch.argsort(torch.cat((image_of_token, image_of_class)), stable=True)
+    image_of_class = torch.arange(len(lengths), device=device).repeat_interleave(num_labels)
+    order = torch.argsort(torch.cat((image_of_token(lengths, device), image_of_class)), stable=True)
     return order, torch.argsort(order)
 
 

@@ -2,24 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 The two token merges of ALGM (CVPR 2024, arXiv 2406.09936, sections 3.2 and 3.3) and their inverse, as pure functions
-on a packed layout.
+on a packed layout. Terms, for all files:
 
-Vocabulary:
-
-- **pack**: the tokens of all images behind one another, `(total_tokens, hidden_size)`, without padding. The tokens of
-  image `b` are `pack[cu_seqlens[b] : cu_seqlens[b + 1]]`, special tokens (class token, registers) in front until the
-  global merge reorders them.
-- **lengths**: number of tokens of each image, `(batch_size,)`; `cu_seqlens` is their cumulated sum with a leading 0.
-- **sizes**: how many patches each token stands for, `(total_tokens,)` float32. A special token has size 1.
-- **assignment**: what a merge decides: for every token of the pack before it, the index of its token in the pack after
-  it, `(total_tokens,)`. Assignments compose by indexing: `second[first]`.
-- **full pack**: the pack before any merge, `num_special_tokens + grid_height * grid_width` tokens for each image,
-  patches in raster order.
-- **grid**: height and width of an image in patches. Images of one pack may have different grids.
+- **pack**: the tokens of all images behind one another, `(total_tokens, hidden_size)`, without padding; image `b` has
+  `pack[cu_seqlens[b] : cu_seqlens[b + 1]]`, special tokens (class token, registers) in front until the global merge.
+- **lengths**: number of tokens of each image; `cu_seqlens` `(batch_size + 1,)` is their cumulated sum from 0.
+- **sizes**: how many patches each token stands for, `(total_tokens,)` float32; 1 for a special token.
+- **grid_sizes**: height and width in patches of each image; those of one pack may differ.
+- **full pack**: the pack before any merge, patches in raster order.
+- **assignment**: what a merge decides: the index in the new pack of each token of the old one. Assignments compose by
+  indexing, `second[first]`.
 
 A merge is a decision (`local_assignment`, `global_assignment`: float32, without gradient, each image by itself) and
-its execution (`merge_tokens`: a size-weighted mean, differentiable). `restore_tokens` copies every merged token back
-to all the positions that it stands for.
+its execution (`merge_tokens`).
 """
 
 from collections.abc import Sequence
@@ -28,19 +23,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .token_packs import TokenPack, cumulated_lengths, full_lengths, sequence_starts, special_token_mask, to_device
+from .refusals import require
+from .token_packs import (
+    TokenPack,
+    cumulated_lengths,
+    full_lengths,
+    image_of_token,
+    sequence_starts,
+    special_token_mask,
+    to_device,
+)
 
 
 class Assignment(NamedTuple):
-    """
-    The decision of one merge.
-
-    Attributes:
-        index (`Tensor` of shape `(total_tokens,)`, int64):
-            For each token of the old pack, the index of the token of the new pack that it becomes part of.
-        lengths (`Tensor` of shape `(batch_size,)`, int64):
-            Number of tokens of each image in the new pack.
-    """
+    """The decision of a merge: `index (total_tokens,)` into the new pack, whose images have `lengths`, int64."""
 
     index: Tensor
     lengths: Tensor
@@ -48,15 +44,9 @@ class Assignment(NamedTuple):
 
 @torch.no_grad()
 def window_similarity(tokens: Tensor) -> Tensor:
-    r"""
-    Mean cosine similarity over the ordered pairs of distinct tokens of each window, without forming pairs: with unit
-    vectors `u_i` and `n` tokens, `(|sum_i u_i|^2 - n) / (n * (n - 1))` (paper, section 3.2).
-
-    Args:
-        tokens (`Tensor` of shape `(num_windows, n, hidden_size)`): the tokens of each window, `n >= 2`.
-
-    Returns:
-        `Tensor` of shape `(num_windows,)`, float32, in [-1 / (n - 1), 1].
+    """
+    Mean cosine similarity over the pairs of tokens of each window `(num_windows, n, hidden_size)`, `n >= 2`: with unit
+    vectors `u_i` it is `(|sum_i u_i|^2 - n) / (n * (n - 1))` (section 3.2). Float32 `(num_windows,)`.
     """
     num_tokens = tokens.shape[1]
     unit_sum = torch.nn.functional.normalize(tokens.float(), dim=-1).sum(dim=1)
@@ -72,44 +62,26 @@ def local_assignment(
     threshold: float,
 ) -> Assignment:
     """
-    Decide the local merge (paper, section 3.2): every complete `window_size x window_size` window of patches whose
-    mean pairwise cosine similarity is at least `threshold` becomes one token.
+    Decide the local merge (section 3.2) of a full pack: every complete `window_size x window_size` window (side >= 2)
+    whose mean cosine similarity is at least `threshold` in [-1, 1] becomes one token.
 
-    The order of an image's new tokens is: special tokens, merged windows by descending similarity (equal ones in
-    raster order), unmerged patches in raster order. Patches of windows that the grid cuts off stay unmerged.
-
-    Args:
-        hidden_states (`Tensor` of shape `(total_tokens, hidden_size)`): a full pack.
-        grid_sizes (`Sequence[tuple[int, int]]` of length `batch_size`): height and width of each image in patches.
-        num_special_tokens (`int`): number of tokens in front of an image's patches, >= 0.
-        window_size (`int`): side of a window in patches, >= 2.
-        threshold (`float`): tau in [-1, 1].
-
-    Returns:
-        [`Assignment`]
-
-    Raises:
-        ValueError: if the pack does not hold the tokens that `grid_sizes` and `num_special_tokens` say.
+    An image's new tokens: special tokens, merged windows by descending similarity (equal ones in raster order), other
+    patches in raster order. Raises a `ValueError` if the pack does not hold the tokens of these grids.
     """
     device = hidden_states.device
     lengths = full_lengths(grid_sizes, num_special_tokens)
-    if hidden_states.shape[0] != sum(lengths):
-        raise ValueError(
-            f"hidden_states has {hidden_states.shape[0]} tokens: expected the {sum(lengths)} tokens of the grids "
-            f"{list(grid_sizes)} with {num_special_tokens} special tokens each; the local merge needs an unmerged pack"
-        )
-    starts = to_device(sequence_starts(lengths), device)
-    windows, image_of_window = _window_tokens(
-        grid_sizes, sequence_starts(lengths), num_special_tokens, window_size, device
+    expected = (
+        f"{sum(lengths)}, an unmerged pack of {num_special_tokens} special tokens and a grid of {list(grid_sizes)}"
     )
-    image_of_token = _repeat_each(range(len(lengths)), lengths, device)
+    require(hidden_states.shape[0] == sum(lengths), "total_tokens", hidden_states.shape[0], expected)
+    first_patches = [start + num_special_tokens for start in sequence_starts(lengths)]
+    windows, image_of_window = _window_tokens(grid_sizes, first_patches, window_size, device)
+    image = image_of_token(lengths, device)
     tokens_per_window = window_size * window_size
 
     similarity = window_similarity(hidden_states[windows])
     merged = similarity >= threshold
-    num_merged = torch.zeros(len(lengths), dtype=torch.int64, device=device).index_add_(
-        0, image_of_window, merged.long()
-    )
+    num_merged = merged.new_zeros(len(lengths), dtype=torch.int64).index_add_(0, image_of_window, merged.long())
     new_lengths = to_device(lengths, device) - num_merged * (tokens_per_window - 1)
     new_starts = cumulated_lengths(new_lengths)[:-1]
 
@@ -129,10 +101,9 @@ def local_assignment(
     # Tokens that stay keep their order: their place is the number of staying tokens before them in the image, and
     # behind the special tokens (which stay, and come first) the merged windows are put in between.
     stays = ~in_merged_window
-    before = stays.cumsum(0) - stays.long()
-    place = before - before[starts][image_of_token]
+    place = _count_before(stays, to_device(sequence_starts(lengths), device), image)
     is_patch = place >= num_special_tokens
-    target = new_starts[image_of_token] + place + is_patch * num_merged[image_of_token]
+    target = new_starts[image] + place + is_patch * num_merged[image]
     window_of_token = torch.zeros(hidden_states.shape[0], dtype=torch.int64, device=device)
     window_of_token[windows.flatten()] = window_target.repeat_interleave(tokens_per_window)
     return Assignment(torch.where(stays, target, window_of_token), new_lengths)
@@ -141,21 +112,12 @@ def local_assignment(
 @torch.no_grad()
 def global_assignment(hidden_states: Tensor, lengths: Sequence[int], special_mask: Tensor, layer: int) -> Assignment:
     """
-    Decide the global merge (paper, section 3.3): of each image's sequence the tokens at even positions (set `A`) look
-    for their most similar token at an odd position (set `B`); those whose cosine similarity is at least `mean +
-    std / layer` over the image's `A` tokens merge into it (unbiased standard deviation, so that an image with fewer
-    than two candidates merges nothing). Special tokens neither merge nor are merged into.
+    Decide the global merge (section 3.3) after the attention of `layer`, counted from 1: an image's tokens at even
+    positions (set A) look for their most similar token at an odd one (set B), and merge into it if their cosine
+    similarity is at least `mean + std / layer` over A (unbiased, so that fewer than two candidates merge nothing).
+    Tokens in `special_mask (total_tokens,)` take no part.
 
-    The order of an image's new tokens is: the unmerged tokens of `A`, then all of `B`, each in their old order.
-
-    Args:
-        hidden_states (`Tensor` of shape `(total_tokens, hidden_size)`): a pack.
-        lengths (`Sequence[int]` of length `batch_size`): number of tokens of each image, >= 1.
-        special_mask (`Tensor` of shape `(total_tokens,)`, bool): `True` for special tokens.
-        layer (`int`): the layer after whose attention this happens, counted from 1.
-
-    Returns:
-        [`Assignment`]
+    An image's new tokens: the unmerged tokens of A, then all of B, each in their old order.
     """
     device, num_tokens = hidden_states.device, hidden_states.shape[0]
     unit = torch.nn.functional.normalize(hidden_states.float(), dim=-1)
@@ -174,17 +136,16 @@ def global_assignment(hidden_states: Tensor, lengths: Sequence[int], special_mas
         nearest[index[:, 0::2]] = group_nearest
     merged, nearest = merged[:-1], nearest[:-1]
 
-    image_of_token = _repeat_each(range(len(lengths)), lengths, device)
+    image = image_of_token(lengths, device)
     lengths, starts = to_device(lengths, device), to_device(starts, device)
-    position = torch.arange(num_tokens, device=device) - starts[image_of_token]
+    position = torch.arange(num_tokens, device=device) - starts[image]
     in_a = position % 2 == 0
-    before = (in_a & ~merged).cumsum(0) - (in_a & ~merged).long()
-    num_merged = torch.zeros_like(lengths).index_add_(0, image_of_token, merged.long())
+    num_merged = torch.zeros_like(lengths).index_add_(0, image, merged.long())
     num_staying_a = (lengths + 1) // 2 - num_merged
     new_lengths = lengths - num_merged
-    place_in_a = before - before[starts][image_of_token]
-    place = torch.where(in_a, place_in_a, num_staying_a[image_of_token] + position // 2)
-    target = cumulated_lengths(new_lengths)[:-1][image_of_token] + place
+    place_in_a = _count_before(in_a & ~merged, starts, image)
+    place = torch.where(in_a, place_in_a, num_staying_a[image] + position // 2)
+    target = cumulated_lengths(new_lengths)[:-1][image] + place
     return Assignment(torch.where(merged, target[nearest], target), new_lengths)
 
 
@@ -192,19 +153,8 @@ def merge_tokens(
     hidden_states: Tensor, sizes: Tensor, assignment_index: Tensor, num_tokens: int
 ) -> tuple[Tensor, Tensor]:
     """
-    Replace each group of tokens that share an assignment by its size-weighted mean. Differentiable with respect to
-    `hidden_states`; accumulates in float32 at least. A token that merges with nobody is copied bit for bit.
-
-    Args:
-        hidden_states (`Tensor` of shape `(total_tokens, hidden_size)`): the old pack.
-        sizes (`Tensor` of shape `(total_tokens,)`, floating point): how many patches each old token stands for.
-        assignment_index (`Tensor` of shape `(total_tokens,)`, int64): new index of each old token, in
-            `0..num_tokens - 1`, each of them used.
-        num_tokens (`int`): number of tokens of the new pack.
-
-    Returns:
-        `tuple[Tensor, Tensor]`: the new pack `(num_tokens, hidden_size)` in the dtype of the old one and the sizes of
-        its tokens `(num_tokens,)`.
+    Replace the tokens that share an entry of `assignment_index`, in `0..num_tokens - 1`, by their mean weighted by
+    `sizes`; differentiable, accumulates in float32 at least. A token that merges with nobody is copied bit for bit.
     """
     new_sizes = sizes.new_zeros(num_tokens).index_add(0, assignment_index, sizes)
     # The weight of a token that stays alone is exactly 1, whatever its size.
@@ -223,13 +173,7 @@ def local_merge(
     window_size: int,
     threshold: float,
 ) -> TokenPack:
-    """
-    Decide and execute the local merge (paper, section 3.2) on an unmerged pack. See [`local_assignment`] for the
-    arguments and errors.
-
-    Returns:
-        [`TokenPack`]
-    """
+    """Decide and execute the local merge (section 3.2) on a full pack; see [`local_assignment`]."""
     assignment = local_assignment(pack.hidden_states, grid_sizes, num_special_tokens, window_size, threshold)
     return apply_assignment(pack, assignment)
 
@@ -238,32 +182,15 @@ def local_merge(
 def global_merge(
     pack: TokenPack, grid_sizes: Sequence[tuple[int, int]], num_special_tokens: int, layer: int
 ) -> TokenPack:
-    """
-    Decide and execute the global merge (paper, section 3.3) on a pack. See [`global_assignment`] for what it does.
-
-    Args:
-        pack ([`TokenPack`]): merged before or not.
-        grid_sizes (`Sequence[tuple[int, int]]` of length `batch_size`): height and width of each image in patches.
-        num_special_tokens (`int`): number of tokens in front of an image's patches, >= 0.
-        layer (`int`): the layer after whose attention this happens, counted from 1.
-
-    Returns:
-        [`TokenPack`]
-    """
+    """Decide and execute the global merge (section 3.3) on any pack; see [`global_assignment`]."""
     special_mask = special_token_mask(pack, grid_sizes, num_special_tokens)
     return apply_assignment(pack, global_assignment(pack.hidden_states, pack.lengths, special_mask, layer))
 
 
 def apply_assignment(pack: TokenPack, assignment: Assignment) -> TokenPack:
     """
-    Execute a merge on a pack. The only place of a merge where the host waits for the device, for the new lengths.
-
-    Args:
-        pack ([`TokenPack`]): the old pack.
-        assignment ([`Assignment`]): the decision.
-
-    Returns:
-        [`TokenPack`]: the new pack; `token_index` still has one entry for each position of the full pack.
+    Execute a merge: the new pack, whose `token_index` still has one entry for each position of the full pack. The only
+    place where the host waits for the device, for the new lengths.
     """
     lengths = assignment.lengths.tolist()
     hidden_states, sizes = merge_tokens(pack.hidden_states, pack.sizes, assignment.index, sum(lengths))
@@ -272,16 +199,7 @@ def apply_assignment(pack: TokenPack, assignment: Assignment) -> TokenPack:
 
 
 def restore_tokens(hidden_states: Tensor, token_index: Tensor) -> Tensor:
-    """
-    The inverse of merging: copy each token to all the positions that it stands for. The identity when nothing merged.
-
-    Args:
-        hidden_states (`Tensor` of shape `(total_tokens, channels)`): a pack.
-        token_index (`Tensor` of shape `(num_positions,)`, int64): pack index of the token of each position.
-
-    Returns:
-        `Tensor` of shape `(num_positions, channels)`
-    """
+    """The inverse of merging: copy each token to all positions that it stands for, `(num_positions, channels)`."""
     return hidden_states.index_select(0, token_index)
 
 
@@ -295,31 +213,25 @@ def _window_positions(height: int, width: int, window_size: int, device: torch.d
 
 
 def _window_tokens(
-    grid_sizes: Sequence[tuple[int, int]],
-    starts: Sequence[int],
-    num_special_tokens: int,
-    window_size: int,
-    device: torch.device,
+    grid_sizes: Sequence[tuple[int, int]], first_patches: Sequence[int], window_size: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """
-    Pack index of each token of each complete window, `(total_windows, window_size ** 2)`, and each window's image,
-    `(total_windows,)`: images of one grid together, an image's windows in raster order.
-    """
+    """Pack index `(total_windows, window_size ** 2)` of the tokens of each window, and each window's image."""
     images_of_grid: dict[tuple[int, int], list[int]] = {}
     for image, grid in enumerate(grid_sizes):
         images_of_grid.setdefault(tuple(grid), []).append(image)
     windows, image_of_window = [], []
     for grid, images in images_of_grid.items():
         positions = _window_positions(*grid, window_size, device)
-        first_patches = to_device([starts[image] + num_special_tokens for image in images], device)
-        windows.append((first_patches[:, None, None] + positions).flatten(0, 1))
+        first = to_device([first_patches[image] for image in images], device)
+        windows.append((first[:, None, None] + positions).flatten(0, 1))
         image_of_window.append(to_device(images, device)[:, None].expand(-1, positions.shape[0]).flatten())
     return torch.cat(windows), torch.cat(image_of_window)
 
 
-def _repeat_each(values: Sequence[int], repeats: Sequence[int], device: torch.device) -> Tensor:
-    """`values[i]` repeated `repeats[i]` times, `(sum(repeats),)`; its size is given, so nothing waits for it."""
-    return to_device(values, device).repeat_interleave(to_device(repeats, device), output_size=sum(repeats))
+def _count_before(selected: Tensor, starts: Tensor, image: Tensor) -> Tensor:
+    """How many selected tokens stand before each token in its image, `(total_tokens,)`."""
+    before = selected.cumsum(0) - selected.long()
+    return before - before[starts][image]
 
 
 def _groups_of_similar_length(lengths: Sequence[int]) -> list[list[int]]:
@@ -335,17 +247,8 @@ def _groups_of_similar_length(lengths: Sequence[int]) -> list[list[int]]:
 
 def _nearest_neighbours(unit: Tensor, special_mask: Tensor, index: Tensor, layer: int) -> tuple[Tensor, Tensor]:
     """
-    For the `A` tokens of some images: whether they merge, and the pack index of their nearest `B` token.
-
-    Args:
-        unit (`Tensor` of shape `(total_tokens, hidden_size)`, float32): the pack in unit vectors.
-        special_mask (`Tensor` of shape `(total_tokens,)`, bool)
-        index (`Tensor` of shape `(num_images, length)`, int64, even length):
-            pack index of each position, `total_tokens` for padding.
-        layer (`int`): see [`global_assignment`].
-
-    Returns:
-        `tuple[Tensor, Tensor]` of shape `(num_images, length / 2)`, bool and int64.
+    Of the A tokens of some images: whether they merge, and the pack index of their nearest B token. `index
+    (num_images, length)` is the pack index of each position, `total_tokens` for padding.
     """
     mergeable = torch.cat((~special_mask, special_mask.new_zeros(1)))[index]
     index = index.clamp(max=unit.shape[0] - 1)

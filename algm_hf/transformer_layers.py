@@ -1,9 +1,8 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pre-norm transformer layers on packs: shared by the encoder and the mask transformer."""
+"""Pre-norm transformer layers on packs (see `token_merging.py`): shared by the encoder and the mask transformer."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,43 +15,8 @@ from .rotary_positions import RotaryTable, rotate
 from .token_packs import TokenPack
 
 
-class LayerDimensions(NamedTuple):
-    """
-    What distinguishes the layers of the encoder from those of the decoder.
-
-    Attributes:
-        hidden_size (`int`): number of channels of a token.
-        num_attention_heads (`int`): number of heads, a divisor of `hidden_size`.
-        intermediate_size (`int`): number of channels inside the MLP.
-        hidden_act (`str`): activation of the MLP, a key of `transformers.activations.ACT2FN`.
-        qkv_bias (`bool`): whether queries, keys and values have a bias.
-        hidden_dropout_prob (`float`): dropout in [0, 1) after the attention and after the MLP.
-        attention_probs_dropout_prob (`float`): dropout in [0, 1) on the attention weights.
-        layer_scale_init_value (`float`, *optional*): initial layer scale; `None` for none.
-        use_gated_mlp (`bool`): whether the MLP is gated.
-        use_mlp_inner_norm (`bool`): whether a LayerNorm stands before the last linear layer of the MLP.
-    """
-
-    hidden_size: int
-    num_attention_heads: int
-    intermediate_size: int
-    hidden_act: str
-    qkv_bias: bool
-    hidden_dropout_prob: float
-    attention_probs_dropout_prob: float
-    layer_scale_init_value: float | None = None
-    use_gated_mlp: bool = False
-    use_mlp_inner_norm: bool = False
-
-
 class AlgmLayerScale(nn.Module):
-    """
-    A learned factor for each channel of a residual branch.
-
-    Args:
-        hidden_size (`int`): number of channels.
-        init_value (`float`): what all factors start from.
-    """
+    """A learned factor for each channel of a residual branch, from `init_value` on."""
 
     def __init__(self, hidden_size: int, init_value: float):
         super().__init__()
@@ -60,19 +24,14 @@ class AlgmLayerScale(nn.Module):
         self.weight = nn.Parameter(torch.full((hidden_size,), float(init_value)))
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """`hidden_states (total_tokens, hidden_size)` to the scaled branch."""
         return hidden_states * self.weight
 
 
 class SequenceBoundaries:
     """
-    Where each image lies in a pack. An object of its own: of a list or a tuple, `torch.compile` binds its graphs to
-    length and numbers, of an object only to what the graph reads, and none reads `lengths`.
-
-    Attributes:
-        num_alike (`int`): number of images if all have equally many tokens, else 0.
-        lengths (`Sequence[int]` of length `batch_size`): number of tokens of each image.
-        cu_seqlens (`Tensor` of shape `(batch_size + 1,)`, int32): start of each image, and the end of the last one.
+    Where each image lies in a pack, and the number of images if all have equally many tokens, else 0. An object of its
+    own: of a list or a tuple, `torch.compile` binds its graphs to length and numbers, of an object only to what the
+    graph reads, and none reads `lengths`.
     """
 
     def __init__(self, lengths: Sequence[int], cu_seqlens: Tensor):
@@ -82,20 +41,14 @@ class SequenceBoundaries:
 
 
 class AlgmDropPath(nn.Module):
-    """
-    Stochastic depth on a pack: drops the residual branch of an image as a whole and scales up those that stay, in
-    training mode only.
-
-    Args:
-        drop_prob (`float`): probability in [0, 1).
-    """
+    """Stochastic depth: in training, drops the branch of an image as a whole and scales up those that stay."""
 
     def __init__(self, drop_prob: float):
         super().__init__()
         self.drop_prob = drop_prob
 
     def forward(self, hidden_states: Tensor, cu_seqlens: Tensor) -> Tensor:
-        """`hidden_states (total_tokens, hidden_size)` and `cu_seqlens (batch_size + 1,)` to the scaled branch."""
+        """The branch `(total_tokens, hidden_size)` of the images that `cu_seqlens` bounds."""
         if self.drop_prob == 0.0 or not self.training:
             return hidden_states
         keep_prob = 1.0 - self.drop_prob
@@ -109,30 +62,27 @@ class AlgmDropPath(nn.Module):
 
 class AlgmAttentionBlock(GradientCheckpointingLayer):
     """
-    `x + attention(layernorm(x))` on a pack.
-
-    Args:
-        config ([`AlgmConfig`]): for `_attn_implementation`, read at every call, `layer_norm_eps`.
-        dimensions ([`LayerDimensions`])
-        drop_path_rate (`float`): probability in [0, 1) to drop the branch of an image.
+    `x + attention(layernorm(x))` on a pack. The attention implementation is read from the model's `config` at every
+    call; sizes, rates and extras come from `shape`: the same config in the encoder, one with the decoder's values
+    there.
     """
 
     # Read by transformers' attention functions.
     is_causal = False
     num_key_value_groups = 1
 
-    def __init__(self, config: AlgmConfig, dimensions: LayerDimensions, drop_path_rate: float):
+    def __init__(self, config: AlgmConfig, shape: AlgmConfig, drop_path_rate: float):
         super().__init__()
         self.config = config
-        self.num_attention_heads = dimensions.num_attention_heads
-        self.head_dim = dimensions.hidden_size // dimensions.num_attention_heads
+        self.num_attention_heads = shape.num_attention_heads
+        self.head_dim = shape.hidden_size // shape.num_attention_heads
         self.scaling = self.head_dim**-0.5
-        self.attention_dropout = dimensions.attention_probs_dropout_prob
-        self.layernorm = nn.LayerNorm(dimensions.hidden_size, eps=config.layer_norm_eps)
-        self.qkv = nn.Linear(dimensions.hidden_size, 3 * dimensions.hidden_size, bias=dimensions.qkv_bias)
-        self.o_proj = nn.Linear(dimensions.hidden_size, dimensions.hidden_size)
-        self.layer_scale = _layer_scale(dimensions)
-        self.dropout = nn.Dropout(dimensions.hidden_dropout_prob)
+        self.attention_dropout = shape.attention_probs_dropout_prob
+        self.layernorm = nn.LayerNorm(shape.hidden_size, eps=shape.layer_norm_eps)
+        self.qkv = nn.Linear(shape.hidden_size, 3 * shape.hidden_size, bias=shape.qkv_bias)
+        self.o_proj = nn.Linear(shape.hidden_size, shape.hidden_size)
+        self.layer_scale = _layer_scale(shape)
+        self.dropout = nn.Dropout(shape.hidden_dropout_prob)
         self.drop_path = AlgmDropPath(drop_path_rate)
 
     def forward(
@@ -165,28 +115,19 @@ def _attention_of_different_lengths(
 
 
 class AlgmMlpBlock(GradientCheckpointingLayer):
-    """
-    `x + mlp(layernorm(x))` on a pack. Of a gated MLP, `fc1` computes the gate and, behind it, what passes through.
+    """`x + mlp(layernorm(x))` on a pack. Of a gated MLP, `fc1` computes the gate and, behind it, what passes on."""
 
-    Args:
-        config ([`AlgmConfig`]): for `layer_norm_eps`.
-        dimensions ([`LayerDimensions`])
-        drop_path_rate (`float`): probability in [0, 1) to drop the branch of an image.
-    """
-
-    def __init__(self, config: AlgmConfig, dimensions: LayerDimensions, drop_path_rate: float):
+    def __init__(self, config: AlgmConfig, shape: AlgmConfig, drop_path_rate: float):
         super().__init__()
-        self.layernorm = nn.LayerNorm(dimensions.hidden_size, eps=config.layer_norm_eps)
-        self.is_gated = dimensions.use_gated_mlp
-        self.fc1 = nn.Linear(dimensions.hidden_size, dimensions.intermediate_size * (2 if self.is_gated else 1))
-        self.activation_fn = ACT2FN[dimensions.hidden_act]
-        if dimensions.use_mlp_inner_norm:
-            self.inner_layernorm = nn.LayerNorm(dimensions.intermediate_size, eps=config.layer_norm_eps)
-        else:
-            self.inner_layernorm = None
-        self.fc2 = nn.Linear(dimensions.intermediate_size, dimensions.hidden_size)
-        self.layer_scale = _layer_scale(dimensions)
-        self.dropout = nn.Dropout(dimensions.hidden_dropout_prob)
+        self.layernorm = nn.LayerNorm(shape.hidden_size, eps=shape.layer_norm_eps)
+        self.is_gated = shape.use_gated_mlp
+        self.fc1 = nn.Linear(shape.hidden_size, shape.intermediate_size * (2 if self.is_gated else 1))
+        self.activation_fn = ACT2FN[shape.hidden_act]
+        inner_norm = nn.LayerNorm(shape.intermediate_size, eps=shape.layer_norm_eps)
+        self.inner_layernorm = inner_norm if shape.use_mlp_inner_norm else None
+        self.fc2 = nn.Linear(shape.intermediate_size, shape.hidden_size)
+        self.layer_scale = _layer_scale(shape)
+        self.dropout = nn.Dropout(shape.hidden_dropout_prob)
         self.drop_path = AlgmDropPath(drop_path_rate)
 
     def forward(self, hidden_states: Tensor, cu_seqlens: Tensor) -> Tensor:
@@ -206,21 +147,15 @@ class AlgmMlpBlock(GradientCheckpointingLayer):
 
 class AlgmLayer(nn.Module):
     """
-    A transformer layer with an optional merge between the attention and the MLP (paper, figure 3).
-
-    The two halves are checkpointed separately: the merge in between is then never recomputed, so rounding cannot make
-    the backward pass see other tokens than the forward pass.
-
-    Args:
-        config ([`AlgmConfig`])
-        dimensions ([`LayerDimensions`])
-        drop_path_rate (`float`): probability in [0, 1) to drop a branch of an image.
+    A transformer layer with an optional merge between the attention and the MLP (paper, figure 3). The two halves are
+    checkpointed separately: the merge in between is then never recomputed, so rounding cannot make the backward pass
+    see other tokens than the forward pass.
     """
 
-    def __init__(self, config: AlgmConfig, dimensions: LayerDimensions, drop_path_rate: float = 0.0):
+    def __init__(self, config: AlgmConfig, shape: AlgmConfig, drop_path_rate: float = 0.0):
         super().__init__()
-        self.attention = AlgmAttentionBlock(config, dimensions, drop_path_rate)
-        self.mlp = AlgmMlpBlock(config, dimensions, drop_path_rate)
+        self.attention = AlgmAttentionBlock(config, shape, drop_path_rate)
+        self.mlp = AlgmMlpBlock(config, shape, drop_path_rate)
 
     def forward(
         self,
@@ -235,23 +170,16 @@ class AlgmLayer(nn.Module):
         return pack.with_hidden_states(self.mlp(pack.hidden_states, pack.cu_seqlens))
 
 
-def _layer_scale(dimensions: LayerDimensions) -> AlgmLayerScale | None:
-    if dimensions.layer_scale_init_value is None:
+def _layer_scale(shape: AlgmConfig) -> AlgmLayerScale | None:
+    if shape.layer_scale_init_value is None:
         return None
-    return AlgmLayerScale(dimensions.hidden_size, dimensions.layer_scale_init_value)
+    return AlgmLayerScale(shape.hidden_size, shape.layer_scale_init_value)
 
 
 def drop_path_rates(last_rate: float, num_layers: int) -> list[float]:
     """
-    Stochastic depth of each layer: linear from 0 at the first to `last_rate` at the last, as timm's and transformers'
-    ViTs do. Plain Python, since models are built on the meta device, where tensors have no values.
-
-    Args:
-        last_rate (`float`): rate of the last layer in [0, 1).
-        num_layers (`int`): number of layers, >= 0.
-
-    Returns:
-        `list[float]` of length `num_layers`
+    Stochastic depth in [0, 1) of each layer, linear from 0 to `last_rate` as in timm's and transformers' ViTs. Plain
+    Python, since models are built on the meta device, where tensors have no values.
     """
     return [last_rate * index / max(1, num_layers - 1) for index in range(num_layers)]
 
@@ -262,7 +190,6 @@ __all__ = [
     "AlgmLayer",
     "AlgmLayerScale",
     "AlgmMlpBlock",
-    "LayerDimensions",
     "SequenceBoundaries",
     "drop_path_rates",
 ]

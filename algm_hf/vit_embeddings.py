@@ -40,33 +40,19 @@ class AlgmEmbeddings(nn.Module):
         grid_height, grid_width = config.position_grid_size
         self.position_grid_size = config.position_grid_size
         self.position_interpolation = config.position_interpolation
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size)) if config.use_class_token else None
-        if config.use_distillation_token:
-            self.distillation_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
-        else:
-            self.distillation_token = None
-        if config.num_register_tokens > 0:
-            self.register_tokens = nn.Parameter(torch.zeros(1, config.num_register_tokens, config.hidden_size))
-        else:
-            self.register_tokens = None
+        self.cls_token = _parameter(config, int(config.use_class_token))
+        self.distillation_token = _parameter(config, int(config.use_distillation_token))
+        self.register_tokens = _parameter(config, config.num_register_tokens)
         # Of the special tokens only the class token has a position: another's would only be a part of the token.
         num_positions = int(config.use_class_token) + grid_height * grid_width
-        if config.use_absolute_position_embeddings:
-            self.position_embeddings = nn.Parameter(torch.zeros(1, num_positions, config.hidden_size))
-        else:
-            self.position_embeddings = None
+        self.position_embeddings = _parameter(config, num_positions * config.use_absolute_position_embeddings)
         self.patch_embeddings = AlgmPatchEmbeddings(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, pixel_values: Tensor, image_sizes: GridSizes | None) -> tuple[Tensor, GridSizes]:
         """
-        Args:
-            pixel_values (`Tensor` of shape `(batch_size, num_channels, height, width)`)
-            image_sizes (`Sequence[tuple[int, int]]`, *optional*): height and width of each image, if they differ.
-
-        Returns:
-            `tuple[Tensor, Sequence[tuple[int, int]]]`: the full pack `(total_tokens, hidden_size)` and the height and
-            width of each image in patches.
+        The full pack `(total_tokens, hidden_size)` of images `(batch_size, num_channels, height, width)`, whose sizes
+        in pixels are given where they differ, and the height and width of each in patches.
         """
         if image_sizes is None:
             batches = [pixel_values]
@@ -101,20 +87,17 @@ class AlgmEmbeddings(nn.Module):
         )
 
 
+def _parameter(config: AlgmConfig, num_rows: int) -> nn.Parameter | None:
+    """Learned tokens or positions `(1, num_rows, hidden_size)`; `None` for no rows."""
+    return nn.Parameter(torch.zeros(1, num_rows, config.hidden_size)) if num_rows else None
+
+
 def resize_positions(
     positions: Tensor, old_grid_size: Sequence[int], new_grid_size: Sequence[int], interpolation: str
 ) -> Tensor:
     """
-    Position embeddings of the patches of one grid for another grid; as they are if the grids are equal.
-
-    Args:
-        positions (`Tensor` of shape `(1, old_height * old_width, hidden_size)`): positions in raster order.
-        old_grid_size (`Sequence[int]` of length 2): their height and width in patches.
-        new_grid_size (`Sequence[int]` of length 2): the height and width wanted.
-        interpolation (`str`): `config.position_interpolation`.
-
-    Returns:
-        `Tensor` of shape `(1, new_height * new_width, hidden_size)`
+    Positions `(1, num_patches, hidden_size)` in raster order of one grid for another grid, as they are if the grids
+    are equal; `interpolation` as in `config.position_interpolation`.
     """
     if tuple(new_grid_size) == tuple(old_grid_size):
         return positions
