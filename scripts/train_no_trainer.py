@@ -17,7 +17,6 @@ import time
 from itertools import islice
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator, DataLoaderConfiguration, skip_first_batches
 from accelerate.utils import ProjectConfiguration
 from huggingface_hub import HfApi
@@ -31,6 +30,7 @@ from algm_hf.data.augmentation import augmented, build_augmentation
 from algm_hf.data.loading import load_segmentation_data
 from algm_hf.data.streams import EndlessStream
 from algm_hf.evaluation.metrics import class_table, scalar_metrics
+from algm_hf.evaluation.scoring import evaluate_predictor
 from algm_hf.inference.predictor import SegmentationPredictor
 from algm_hf.publishing.card_facts import facts_from_folder
 from algm_hf.publishing.model_card import render_card, write_card
@@ -42,13 +42,12 @@ from algm_hf.runs.models import config_settings, unwrapped
 from algm_hf.runs.provenance import save_run_arguments
 from algm_hf.training.arguments import ModelArguments, SegmentationTrainingArguments
 from algm_hf.training.checkpoints import STATE_NAME, checkpoint_to_resume, is_finished, remove_old_checkpoints
-from algm_hf.training.collators import TrainingAndEvaluationCollator, numbered
+from algm_hf.training.collators import SegmentationCollator
 from algm_hf.training.initial_model import build_model, check_model_arguments, shortened
 from algm_hf.training.meters import TokenMeter, TrainingClock
 from algm_hf.training.optimizer import build_optimizer, check_optimization
 from algm_hf.training.sharding import bare_model, is_sharded, model_to_evaluate
 from algm_hf.training.stopping import StopRequest
-from algm_hf.training.trainer import EvaluationSums, predict_batch
 
 
 ARGUMENTS = (ModelArguments, DataArguments, AugmentationArguments, SegmentationTrainingArguments)
@@ -61,7 +60,7 @@ FOLLOWED = set(
     "save_total_limit load_best_model_at_end metric_for_best_model greater_is_better seed data_seed use_cpu "
     "disable_tqdm dataloader_num_workers dataloader_drop_last dataloader_pin_memory "
     "dataloader_persistent_workers push_to_hub hub_model_id hub_token hub_private_repo hub_license "
-    "resume_from_checkpoint remove_unused_columns batch_eval_metrics do_eval do_train".split()
+    "resume_from_checkpoint remove_unused_columns do_eval do_train".split()
 )
 
 
@@ -79,18 +78,19 @@ def is_due(strategy, every, step, epoch_ended):
     return epoch_ended if strategy == "epoch" else strategy == "steps" and step % every == 0
 
 
-def evaluate(accelerator, model, processor, loader):
+def evaluate(accelerator, args, model, processor, rows):
     """Scores at the original size of the images, the same on any number of processes."""
-    model.eval()
-    predictor = SegmentationPredictor(model_to_evaluate(accelerator, model), processor)
-    sums, seen = EvaluationSums(predictor.config.num_labels), -1
-    with torch.random.fork_rng(devices=[]):  # loaders draw a number for their workers; the training must not notice
-        for batch in loader:
-            confusions, tokens = predict_batch(predictor, batch, seen, accelerator.device)
-            seen = max(seen, int(batch["index"].max()))
-            sums.update(*accelerator.gather((confusions, tokens, batch["index"].to(accelerator.device))))
+    with model_to_evaluate(accelerator, model) as bare:
+        scores = evaluate_predictor(
+            SegmentationPredictor(bare, processor),
+            rows,
+            args.per_device_eval_batch_size,
+            processor.ignore_index,
+            accelerator=accelerator,
+            num_workers=args.dataloader_num_workers,
+        )
     model.train()
-    return sums.compute()
+    return scores
 
 
 def batches_of(loader, train_set, epoch, skipped):
@@ -189,7 +189,7 @@ def main():
             enable({"use_reentrant": False})
         tokens = TokenMeter(model)
         train_set = augmented(data.train, build_augmentation(augmentation_args, processor), args.seed)
-        collate = TrainingAndEvaluationCollator(len(data.id2label), processor.ignore_index)
+        collate = SegmentationCollator(len(data.id2label), processor.ignore_index)
         is_stream = not hasattr(train_set, "__len__")
         train_set = EndlessStream(train_set) if is_stream else train_set
         shared = {"collate_fn": collate, "pin_memory": args.dataloader_pin_memory}
@@ -211,11 +211,6 @@ def main():
     except (ValueError, OSError, ImportError, RuntimeError) as error:  # refused: one line, no traceback
         sys.exit(f"error: {' '.join(str(error).split())}")
 
-    eval_loader = None
-    if data.evaluation is not None:
-        rows = numbered(data.evaluation)
-        workers = workers if hasattr(rows, "__len__") else {}  # the workers of a stream would number their own parts
-        eval_loader = accelerator.prepare(DataLoader(rows, args.per_device_eval_batch_size, **shared, **workers))
     optimizer = build_optimizer(model, model.config.num_hidden_layers, args)
     model, optimizer = accelerator.prepare(model, optimizer)  # together, as FSDP 2 needs them
     batches_per_epoch = args.max_steps * args.gradient_accumulation_steps if is_stream else len(train_loader)
@@ -312,10 +307,10 @@ def main():
                     entry = {"loss": loss, "learning_rate": learning_rate, **clock.pop(accelerator.num_processes)}
                     log({**entry, "tokens_kept_percent": tokens.pop()})
                     loss_sum, steps_logged = 0.0, 0
-                if eval_loader is not None and is_due(
+                if data.evaluation is not None and is_due(
                     args.eval_strategy, state.eval_steps, state.global_step, epoch_ended
                 ):
-                    scores = evaluate(accelerator, model, processor, eval_loader)
+                    scores = evaluate(accelerator, args, model, processor, data.evaluation)
                     metrics = {f"eval_{name}": value for name, value in scalar_metrics(scores).items()}
                     log(metrics)
                     name = args.metric_for_best_model
@@ -350,8 +345,8 @@ def main():
     save_model(accelerator, model, args.output_dir)
     if accelerator.is_main_process:
         processor.save_pretrained(args.output_dir)
-    if eval_loader is not None:
-        scores = evaluate(accelerator, model, processor, eval_loader)
+    if data.evaluation is not None:
+        scores = evaluate(accelerator, args, model, processor, data.evaluation)
         results |= {f"eval_{name}": value for name, value in scalar_metrics(scores).items()}
         say(
             f"mIoU {100 * scores['mean_iou']:.2f} % on {scores['num_images']} images; "
