@@ -9,22 +9,20 @@ import time
 from contextlib import nullcontext
 
 import torch
-from tqdm.auto import tqdm
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import speed_metrics
 
 from ..data.streams import EndlessStream
 from ..evaluation.metrics import scalar_metrics
-from ..evaluation.scoring import evaluate_predictor
-from ..inference.predictor import SegmentationPredictor
 from ..modeling_algm import AlgmForSemanticSegmentation
 from ..refusals import require
 from ..runs.compat import set_epoch
 from ..runs.models import config_settings, unwrapped
 from .collators import SegmentationCollator
+from .evaluation import evaluate_in_training
 from .meters import TokenMeter, TrainingClock
 from .optimizer import build_optimizer
-from .sharding import bare_model, is_sharded, model_to_evaluate
+from .sharding import bare_model, is_sharded
 from .stopping import StopRequest
 
 
@@ -193,21 +191,9 @@ class SegmentationTrainer(Trainer):
             return {name: value for metrics in scored for name, value in metrics.items()}
         self._memory_tracker.start()
         start = time.time()
-        total = -(-len(eval_dataset) // self.args.world_size) if hasattr(eval_dataset, "__len__") else None
-        silent = self.args.disable_tqdm or not self.is_world_process_zero()
-        with (
-            model_to_evaluate(self.accelerator, self.model_wrapped) as model,
-            tqdm(total=total, desc="evaluating", unit="image", disable=silent, leave=not self.is_in_train) as bar,
-        ):
-            self.scores = evaluate_predictor(
-                SegmentationPredictor(model, self.processing_class),
-                eval_dataset,
-                self.args.per_device_eval_batch_size,
-                self.processing_class.ignore_index,
-                bar.update,
-                accelerator=self.accelerator,
-                num_workers=self.args.dataloader_num_workers,
-            )
+        self.scores = evaluate_in_training(
+            self.accelerator, self.args, self.model_wrapped, self.processing_class, eval_dataset
+        )
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in scalar_metrics(self.scores).items()}
         metrics |= speed_metrics(metric_key_prefix, start, self.scores["num_images"])
         self.log(metrics)
