@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..inference.predictor import SegmentationPredictor, SegmentedImage
-from .metrics import SegmentationConfusion, confusion_scores
+from ..refusals import require, require_integer
+from .metrics import SegmentationConfusion, confusion_scores, constant_mean_iou
 
 
 @dataclass
@@ -95,17 +96,16 @@ def evaluate_predictor(
         num_workers (`int`, *optional*, defaults to 0): Processes that decode rows ahead, where these have an index.
 
     Returns:
-        `dict`: [`confusion_scores`] of the summed matrix, `num_images`, and the means over images `tokens_final`
-            (after the last layer), `tokens_mean` (mean over the layers) and `tokens_unmerged` (of a layer without
-            merging), special tokens counted, `token_share` (`tokens_mean / tokens_unmerged`), and
+        `dict`: [`confusion_scores`] and [`constant_mean_iou`] of the summed matrix, `num_images`, and the means over
+            images `tokens_final` (after the last layer), `tokens_mean` (mean over the layers) and `tokens_unmerged`
+            (of a layer without merging), special tokens counted, `token_share` (`tokens_mean / tokens_unmerged`), and
             `images_per_second` of all processes from tensors to label maps and `images_per_second_end_to_end` with
             reading, resizing and counting (`on_image` not counted).
 
     Raises:
         `ValueError`: If there are no rows, `batch_size` is below 1, or a label is neither a class nor `ignore_index`.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, expected at least 1.")
+    require_integer("batch_size", batch_size, 1)
     process = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
     num_layers = predictor.config.num_hidden_layers
     confusion = SegmentationConfusion(predictor.config.num_labels, ignore_index)
@@ -129,11 +129,11 @@ def evaluate_predictor(
 def _summary(matrix: Tensor, tokens: list[int], times: tuple[float, float]) -> dict:
     """The returned dictionary of [`evaluate_predictor`] from the sums and the seconds over all processes."""
     *layers, unmerged, num_images = tokens
-    if not num_images:
-        raise ValueError("rows is empty, expected at least one labelled image.")
+    require(num_images, "rows", [], "at least one labelled image")
     mean = sum(layers) / len(layers)
     return {
         **confusion_scores(matrix),
+        "constant_mean_iou": constant_mean_iou(matrix),
         "num_images": num_images,
         "tokens_final": layers[-1] / num_images,
         "tokens_mean": mean / num_images,

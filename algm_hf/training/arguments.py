@@ -167,7 +167,6 @@ class SegmentationTrainingArguments(TrainingArguments):
         default=None, metadata={"help": "License of the weights for the model card, as the Hub calls it: mit, ..."}
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Has to stay false."})
-    batch_eval_metrics: bool = field(default=True, metadata={"help": "Has to stay true."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})
 
     def __post_init__(self):
@@ -189,7 +188,8 @@ class SegmentationTrainingArguments(TrainingArguments):
 
     def _check_supported(self) -> None:
         """Refuses what these trainings cannot do, so that nothing is accepted and then ignored."""
-        fixed = {"remove_unused_columns": False, "batch_eval_metrics": True, "label_smoothing_factor": 0.0}
+        fixed = {"remove_unused_columns": False, "prediction_loss_only": False, "label_smoothing_factor": 0.0}
+        fixed |= {"bf16_full_eval": False, "fp16_full_eval": False}
         for name, value in fixed.items():
             if getattr(self, name) != value:
                 raise ValueError(f"--{name} is {getattr(self, name)}, expected {value}: nothing else is supported.")

@@ -18,19 +18,6 @@ from ..modeling_algm import AlgmForSemanticSegmentation
 from ..runs.models import unwrapped
 
 
-@contextmanager
-def without_autocast(model: nn.Module) -> Iterator[None]:
-    """Takes accelerate's mixed precision off a model for the duration of a `with` block: an evaluation amid a training
-    runs in the precision of the weights, as does that of the saved model."""
-    bare = unwrapped(model)
-    wrapped = bare.__dict__.pop("forward", None)  # accelerate hides the method of the class behind it
-    try:
-        yield
-    finally:
-        if wrapped is not None:
-            bare.__dict__["forward"] = wrapped
-
-
 def whole_model(model: nn.Module, device: torch.device | str = "cpu") -> AlgmForSemanticSegmentation:
     """
     A copy, in evaluation mode, of a model whose parameters are spread over processes (FSDP). Processes then need not
@@ -77,12 +64,22 @@ def is_sharded(accelerator) -> bool:
     return sharded
 
 
-def model_to_evaluate(accelerator, model: nn.Module) -> nn.Module:
-    """The model itself without wrappers or, where it is sharded, a copy of the whole."""
+@contextmanager
+def model_to_evaluate(accelerator, model: nn.Module) -> Iterator[AlgmForSemanticSegmentation]:
+    """The model of a training as its saved folder will load: in evaluation mode, without wrappers and mixed precision
+    for the duration of a `with` block; where it is sharded, a copy of the whole."""
+    model.eval()
     if is_sharded(accelerator):
-        return whole_model(model, accelerator.device)
-    model = accelerator.unwrap_model(model)
-    return getattr(model, "_orig_mod", model)  # images of many sizes would be compiled anew each time
+        bare = whole_model(model, accelerator.device)
+    else:
+        bare = accelerator.unwrap_model(model)
+        bare = getattr(bare, "_orig_mod", bare)  # images of many sizes would be compiled anew each time
+    mixed = bare.__dict__.pop("forward", None)  # accelerate hides the method of the class behind it
+    try:
+        yield bare
+    finally:
+        if mixed is not None:
+            bare.__dict__["forward"] = mixed
 
 
-__all__ = ["bare_model", "is_sharded", "model_to_evaluate", "whole_model", "without_autocast"]
+__all__ = ["bare_model", "is_sharded", "model_to_evaluate", "whole_model"]

@@ -6,110 +6,24 @@ grow, the recipe's optimizer, tokens and throughput in the log, and a stop that 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import EvalPrediction
+from transformers.trainer_utils import speed_metrics
 
 from ..data.streams import EndlessStream
-from ..evaluation.metrics import confusion_scores, constant_mean_iou, image_confusion, scalar_metrics
-from ..inference.predictor import SegmentationPredictor
+from ..evaluation.metrics import scalar_metrics
 from ..modeling_algm import AlgmForSemanticSegmentation
+from ..refusals import require
 from ..runs.compat import set_epoch
 from ..runs.models import config_settings, unwrapped
-from .collators import TrainingAndEvaluationCollator, numbered
+from .collators import SegmentationCollator
+from .evaluation import evaluate_in_training
 from .meters import TokenMeter, TrainingClock
 from .optimizer import build_optimizer
-from .sharding import bare_model, is_sharded, model_to_evaluate, without_autocast
+from .sharding import bare_model, is_sharded
 from .stopping import StopRequest
-
-
-def predict_batch(
-    predictor: SegmentationPredictor, batch: Mapping[str, Any], seen: int, device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor]:
-    """Segments the images of a batch, without accelerate's mixed precision, and counts their pixels.
-
-    Args:
-        predictor ([`SegmentationPredictor`]): Decides how.
-        batch (`Mapping`): The lists `image` and `annotation`, and the tensor `index` `(batch_size,)`.
-        seen (`int`): The largest `index` of this process so far. What does not lie above it are repetitions that fill
-            the last batches of several processes; they are left out, so that every image has the same neighbours
-            however many processes there are.
-        device (`torch.device`, *optional*): Of what is returned.
-
-    Returns:
-        `tuple[Tensor, Tensor]`: confusion matrices `(batch_size, num_labels, num_labels)`, rows are true classes; and
-        tokens after each layer and without merging, `(batch_size, num_hidden_layers + 1)`; int64, zero where left out.
-    """
-    config, ignore_index = predictor.config, predictor.processor.ignore_index
-    batch_size = len(batch["image"])
-    confusions = torch.zeros(batch_size, config.num_labels, config.num_labels, dtype=torch.int64)
-    tokens = torch.zeros(batch_size, config.num_hidden_layers + 1, dtype=torch.int64)
-    places = []
-    for place, index in enumerate(batch["index"].tolist()):
-        if index > seen:
-            places.append(place)
-            seen = index
-    with without_autocast(predictor.model):
-        results = predictor([batch["image"][place] for place in places]) if places else []
-    for place, result in zip(places, results, strict=True):
-        annotation = batch["annotation"][place]
-        confusions[place] = image_confusion(result.label_map, annotation, config.num_labels, ignore_index)
-        tokens[place] = torch.tensor([*result.token_counts, result.tokens_unmerged])
-    return confusions.to(device), tokens.to(device)
-
-
-class EvaluationSums:
-    """
-    Adds up [`predict_batch`] over batches and processes. Integers only, so the order changes nothing.
-
-    Args:
-        num_labels (`int`): Number of classes.
-    """
-
-    def __init__(self, num_labels: int):
-        self.matrix = torch.zeros(num_labels, num_labels, dtype=torch.int64)
-        self.tokens: Tensor | None = None
-        self.seen: set[int] = set()
-
-    def update(self, confusions: Tensor, tokens: Tensor, index: Tensor) -> None:
-        """Adds a gathered batch; images of an `index` `(batch_size,)` that was added before are left out."""
-        fresh = []
-        for place, number in enumerate(index.tolist()):
-            if number not in self.seen and tokens[place, -1] > 0:  # without tokens: left out as a repetition
-                fresh.append(place)
-                self.seen.add(number)
-        self.matrix += confusions[fresh].sum(dim=0).cpu()
-        added = tokens[fresh].sum(dim=0).cpu()
-        self.tokens = added if self.tokens is None else self.tokens + added
-
-    def compute(self) -> dict[str, Any]:
-        """
-        Returns:
-            `dict`: [`confusion_scores`], `constant_mean_iou` (see [`constant_mean_iou`]), `num_images`, the means over
-                images `tokens_final`, `tokens_mean` and `tokens_unmerged`, and `token_share`, as
-                [`evaluate_segmentation`] defines them.
-
-        Raises:
-            `ValueError`: If no image was added.
-        """
-        if not self.seen:
-            raise ValueError("the evaluation set is empty, expected at least one labelled image.")
-        *layers, unmerged = self.tokens.tolist()
-        mean, num_images = sum(layers) / len(layers), len(self.seen)
-        return {
-            **confusion_scores(self.matrix),
-            "constant_mean_iou": constant_mean_iou(self.matrix),
-            "num_images": num_images,
-            "tokens_final": layers[-1] / num_images,
-            "tokens_mean": mean / num_images,
-            "tokens_unmerged": unmerged / num_images,
-            "token_share": mean / unmerged,
-        }
 
 
 class NothingLeftToTrain(ValueError):
@@ -161,9 +75,9 @@ class SegmentationTrainer(Trainer):
     """
     [`Trainer`] for [`AlgmForSemanticSegmentation`].
 
-    Evaluation sees the images at their original size through [`SegmentationPredictor`], as `scripts/evaluate_model.py`
-    does, and gives the same numbers. Trainer's own loop adds up one confusion matrix per image (`batch_eval_metrics`),
-    so its memory does not grow with the number of images, and several processes give the numbers of one.
+    Its evaluation is that of `scripts/evaluate_model.py` ([`evaluate_predictor`]): images at their original size, in
+    the precision of the weights, in memory that does not grow with their number, and with the same numbers on several
+    processes.
 
     Args:
         model ([`AlgmForSemanticSegmentation`])
@@ -178,7 +92,7 @@ class SegmentationTrainer(Trainer):
         kwargs: Further arguments of [`Trainer`].
 
     Attributes:
-        scores (`dict`): All scores of the last evaluation, see [`EvaluationSums.compute`].
+        scores (`dict`): All scores of the last evaluation, see [`evaluate_predictor`].
         clock ([`TrainingClock`]): Throughput of the training.
     """
 
@@ -195,7 +109,6 @@ class SegmentationTrainer(Trainer):
     ):
         self.train_with_merging, self.stop = train_with_merging, stop
         self.clock, self.scores = TrainingClock(), {}
-        self._sums, self._seen, self._predictor = None, -1, None
         if train_dataset is not None and not hasattr(train_dataset, "__len__"):
             train_dataset = EndlessStream(train_dataset)  # Trainer knows no passes of a stream
         super().__init__(
@@ -203,9 +116,8 @@ class SegmentationTrainer(Trainer):
             args=args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            data_collator=TrainingAndEvaluationCollator(model.config.num_labels, processing_class.ignore_index),
+            data_collator=SegmentationCollator(model.config.num_labels, processing_class.ignore_index),
             processing_class=processing_class,
-            compute_metrics=self._add_batch,
             **kwargs,
         )
         is_sharded(self.accelerator)  # refuses what does not work before the first step
@@ -259,46 +171,34 @@ class SegmentationTrainer(Trainer):
 
     # Evaluation
 
-    def get_eval_dataloader(self, eval_dataset=None):
-        """Trainer's, over rows with their numbers.
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Scores the model on rows, a stream of rows, or a mapping of names to these; see [`evaluate_predictor`].
 
-        Raises:
-            `ValueError`: If there are no rows.
+        Args:
+            eval_dataset (*optional*): Defaults to that of the trainer; of several, the name of one.
+            ignore_keys: Trainer's, without effect.
+            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): In front of the names.
+
+        Returns:
+            `dict[str, float]`: The scores that are single numbers; all of them are in `scores`.
         """
         if eval_dataset is None or isinstance(eval_dataset, str):
             eval_dataset = self.eval_dataset if eval_dataset is None else self.eval_dataset[eval_dataset]
-        if eval_dataset is None:
-            raise ValueError("eval_dataset is None, expected rows to evaluate.")
-        rows = numbered(eval_dataset)
-        settings = {"dataloader_drop_last": False}  # every image counts
-        if not hasattr(rows, "__len__"):  # the workers of a stream would number their own parts
-            settings |= {"dataloader_num_workers": 0, "dataloader_persistent_workers": False}
-            settings |= {"dataloader_prefetch_factor": None}
-        before = {name: getattr(self.args, name) for name in settings}
-        try:
-            vars(self.args).update(settings)
-            return super().get_eval_dataloader(rows)
-        finally:
-            vars(self.args).update(before)
-
-    def evaluation_loop(self, *args, **kwargs):
-        """Trainer's, from zero."""
-        model = unwrapped(self.model)
-        self._sums, self._seen = EvaluationSums(model.config.num_labels), -1
-        self._predictor = None
-        # torch's data loaders draw a number for their workers: it must not move the training's random numbers.
-        with torch.random.fork_rng(devices=[]):
-            output = super().evaluation_loop(*args, **kwargs)
-        self._predictor = None
-        return output
-
-    def prediction_step(self, model: nn.Module, inputs, prediction_loss_only: bool, ignore_keys=None):
-        """No loss; confusion matrices and tokens of the batch, see [`predict_batch`]; its `index` `(batch_size,)`."""
-        if self._predictor is None:
-            self._predictor = SegmentationPredictor(model_to_evaluate(self.accelerator, model), self.processing_class)
-        counts = predict_batch(self._predictor, inputs, self._seen, self.args.device)
-        self._seen = max(self._seen, int(inputs["index"].max()))
-        return None, counts, inputs["index"].to(self.args.device)
+        require(eval_dataset is not None, "eval_dataset", None, "rows to evaluate")
+        if isinstance(eval_dataset, dict):
+            scored = [self.evaluate(rows, None, f"{metric_key_prefix}_{name}") for name, rows in eval_dataset.items()]
+            return {name: value for metrics in scored for name, value in metrics.items()}
+        self._memory_tracker.start()
+        start = time.time()
+        self.scores = evaluate_in_training(
+            self.accelerator, self.args, self.model_wrapped, self.processing_class, eval_dataset
+        )
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in scalar_metrics(self.scores).items()}
+        metrics |= speed_metrics(metric_key_prefix, start, self.scores["num_images"])
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._memory_tracker.stop_and_update_metrics(metrics)
+        return metrics
 
     def predict(self, *args, **kwargs):
         """Not Trainer's, which would keep every label map.
@@ -316,13 +216,5 @@ class SegmentationTrainer(Trainer):
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
             self._load_best_model()
 
-    def _add_batch(self, prediction: EvalPrediction, compute_result: bool) -> dict[str, float]:
-        confusions, tokens = prediction.predictions
-        self._sums.update(confusions, tokens, prediction.label_ids)
-        if not compute_result:
-            return {}
-        self.scores = self._sums.compute()
-        return scalar_metrics(self.scores)
 
-
-__all__ = ["EvaluationSums", "NothingLeftToTrain", "SegmentationTrainer", "predict_batch"]
+__all__ = ["NothingLeftToTrain", "SegmentationTrainer"]

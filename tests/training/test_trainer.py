@@ -12,21 +12,21 @@ from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from PIL import Image
 from tiny_models import blocky_images, tiny_model
 from training_runs import fresh_accelerate
+from transformers import TrainerCallback
 
 from algm_hf import AlgmImageProcessor
 from algm_hf.data.augmentation import SegmentationTrainingTransform
 from algm_hf.data.streams import EndlessStream
-from algm_hf.evaluation.metrics import class_table, constant_mean_iou, scalar_metrics
+from algm_hf.evaluation.metrics import class_table, constant_mean_iou
 from algm_hf.evaluation.scoring import evaluate_segmentation
-from algm_hf.inference.predictor import SegmentationPredictor
 from algm_hf.runs.compat import set_epoch
 from algm_hf.training.arguments import SegmentationTrainingArguments
 from algm_hf.training.checkpoints import checkpoint_to_resume, checkpoints, is_finished, remove_old_checkpoints
-from algm_hf.training.collators import SegmentationCollator, TrainingAndEvaluationCollator, numbered
+from algm_hf.training.collators import SegmentationCollator
 from algm_hf.training.meters import TokenMeter, TrainingClock
 from algm_hf.training.sharding import model_to_evaluate
 from algm_hf.training.stopping import StopRequest, TimeLimitCallback
-from algm_hf.training.trainer import EvaluationSums, SegmentationTrainer, predict_batch
+from algm_hf.training.trainer import SegmentationTrainer
 
 
 def coloured_pair(height, width):
@@ -146,7 +146,8 @@ def test_evaluation_of_the_trainer_is_that_of_evaluate_segmentation(tmp_path, mo
         metrics = run.evaluate()
     model.__dict__.pop("forward", None)  # accelerate's, in bfloat16
     expected = evaluate_segmentation(model, run.processing_class, rows, batch_size=2)
-    for name in ("mean_iou", "mean_accuracy", "overall_accuracy", "num_images", "tokens_mean", "token_share"):
+    names = ("mean_iou", "mean_accuracy", "overall_accuracy", "num_images", "tokens_mean", "token_share")
+    for name in (*names, "constant_mean_iou"):
         assert metrics[f"eval_{name}"] == expected[name]
     assert np.array_equal(run.scores["per_category_iou"], expected["per_category_iou"], equal_nan=True)
 
@@ -171,42 +172,38 @@ def test_evaluation_reads_a_stream_and_leaves_the_random_numbers_alone(tmp_path)
     assert metrics["eval_mean_iou"] == evaluate_segmentation(model, run.processing_class, labelled_rows(3))["mean_iou"]
 
 
-def test_what_evaluation_keeps_does_not_grow_with_the_images():
-    sums = EvaluationSums(3)
-    for number in range(50):
-        sums.update(
-            torch.ones(2, 3, 3, dtype=torch.int64), torch.ones(2, 4), torch.tensor([2 * number, 2 * number + 1])
-        )
-    assert sums.matrix.shape == (3, 3)
-    assert sums.tokens.shape == (4,)
-    assert int(sums.matrix.sum()) == 100 * 9
-
-
-def test_an_image_that_fills_the_last_batch_counts_once():
-    model, rows = tiny_model(), labelled_rows(3)
-    predictor = SegmentationPredictor(model, AlgmImageProcessor(size=40, patch_size=8))
-    collate = TrainingAndEvaluationCollator(5)
-    sums, once = EvaluationSums(5), EvaluationSums(5)
-    for batch, seen in (([0, 1], -1), ([2, 0], -1)):  # what two processes get of three images
-        found = collate([numbered(rows)[index] for index in batch])
-        sums.update(*predict_batch(predictor, found, seen), found["index"])
-    found = collate([numbered(rows)[index] for index in range(3)])
-    once.update(*predict_batch(predictor, found, -1), found["index"])
-    assert torch.equal(sums.matrix, once.matrix)
-    assert scalar_metrics(sums.compute()) == scalar_metrics(once.compute())
-    confusions, tokens = predict_batch(predictor, collate([numbered(rows)[0]]), seen=2)
-    assert not confusions.any() and not tokens.any()
-
-
 def test_a_compiled_model_is_evaluated_as_it_was_before(tmp_path):
     model = tiny_model()
+    compiled = torch.compile(model, backend="eager")
+    with fresh_accelerate(), model_to_evaluate(Accelerator(cpu=True), compiled) as evaluated:
+        assert evaluated is model
+
+
+def test_nothing_to_evaluate_is_refused(tmp_path):
     with fresh_accelerate():
-        assert model_to_evaluate(Accelerator(cpu=True), torch.compile(model, backend="eager")) is model
+        run = trainer(tmp_path, tiny_model())
+        for rows, message in ((None, "eval_dataset=None"), ([], "rows=")):
+            with pytest.raises(ValueError, match=message):
+                run.evaluate(rows)
 
 
-def test_an_empty_evaluation_set_is_refused():
-    with pytest.raises(ValueError, match="the evaluation set is empty"):
-        EvaluationSums(3).compute()
+def test_several_evaluation_sets_are_scored_under_their_names_and_told_to_callbacks(tmp_path):
+    told = []
+
+    class Listener(TrainerCallback):
+        def on_evaluate(self, args, state, control, metrics, **kwargs):
+            told.append(metrics)
+
+    with fresh_accelerate():
+        sets = {"few": labelled_rows(1), "more": labelled_rows(2)}
+        run = trainer(tmp_path, tiny_model(), evaluation=sets)
+        run.add_callback(Listener())
+        metrics = run.evaluate()
+        assert (metrics["eval_few_num_images"], metrics["eval_more_num_images"]) == (1, 2)
+        assert run.evaluate("few")["eval_mean_iou"] == metrics["eval_few_mean_iou"]
+        assert run.evaluate(metric_key_prefix="test")["test_more_mean_iou"] == metrics["eval_more_mean_iou"]
+    assert [len(each) for each in told] == [len(told[0])] * 5
+    assert len(run.state.log_history) == 5
 
 
 def test_constant_predictor_scores_the_share_of_the_largest_class():
