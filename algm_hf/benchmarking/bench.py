@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ..refusals import require
 from ..runs.models import config_settings
 from ..runs.timing import Times, clock, time_in_turns
 from ..token_merging import restore_tokens
@@ -75,15 +76,10 @@ def efficiency(seconds_unmerged: float, seconds_merged: float, flops_unmerged: f
     Raises:
         ValueError: if one of them is not positive.
     """
-    given = {
-        "seconds_unmerged": seconds_unmerged,
-        "seconds_merged": seconds_merged,
-        "flops_unmerged": flops_unmerged,
-        "flops_merged": flops_merged,
-    }
+    given = {"seconds_unmerged": seconds_unmerged, "seconds_merged": seconds_merged}
+    given |= {"flops_unmerged": flops_unmerged, "flops_merged": flops_merged}
     for name, value in given.items():
-        if not value > 0:
-            raise ValueError(f"{name} is {value}, expected a number above 0.")
+        require(value > 0, name, value, "a number above 0")
     return (seconds_unmerged / seconds_merged) / (flops_unmerged / flops_merged)
 
 
@@ -174,20 +170,23 @@ class Bench:
         row |= dict.fromkeys(("tokens_mean", "tokens_final", "tokens_final_of_each_image"))
         has_tokens = contender.kind in ("unmerged", "dense", "merged", "encoder")
         if has_tokens:
-            counts, flops = self.costs(contender.settings)
+            counts = self.costs.tokens(contender.settings)
             row["tokens_mean"], row["tokens_final"] = counts.mean().item(), counts[:, -1].mean().item()
             row["tokens_final_of_each_image"] = [int(count) for count in counts[:, -1]]
         with config_settings(contender.model, **contender.settings):
-            if not has_tokens:  # the others' FLOPs came with their tokens
-                flops = count_flops(partial(contender.model, self.pixel_values))
-            elif contender.kind == "encoder":
-                with config_settings(self.model, **contender.settings):
-                    flops = count_flops(partial(self.model.base_model, self.pixel_values))
             if has_tokens and contender.compiled is not None:
                 self._check_tokens(contender, counts)
-            row["gflops_per_image"] = flops / len(self.images) / 1e9
+            row["gflops_per_image"] = self._flops(contender) / len(self.images) / 1e9
             row["peak_memory_bytes"] = self._peak_memory(contender)
         return row
+
+    def _flops(self, contender: Contender) -> int:
+        """Of the batch, without compiling: the counter sees no compiled code."""
+        if contender.kind in ("unmerged", "dense", "merged"):
+            return self.costs.flops(contender.settings)
+        model = self.model.base_model if contender.kind == "encoder" else contender.model
+        with config_settings(self.model, **contender.settings):
+            return count_flops(partial(model, self.pixel_values))
 
     def _check_tokens(self, contender: Contender, expected: Tensor) -> None:
         """Compiled kernels round differently: a row whose tokens differ is not the same work, and not comparable."""
