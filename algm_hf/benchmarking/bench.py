@@ -15,8 +15,6 @@ process, and become one row each. `efficiency` is what is left of the saved work
 from __future__ import annotations
 
 import copy
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -27,8 +25,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ..refusals import require
 from ..runs.models import config_settings
-from ..runs.timing import synchronize
+from ..runs.timing import Times, clock, time_in_turns
 from ..token_merging import restore_tokens
 from ..token_packs import TokenPack, drop_special_tokens
 from .flops import count_flops
@@ -77,15 +76,10 @@ def efficiency(seconds_unmerged: float, seconds_merged: float, flops_unmerged: f
     Raises:
         ValueError: if one of them is not positive.
     """
-    given = {
-        "seconds_unmerged": seconds_unmerged,
-        "seconds_merged": seconds_merged,
-        "flops_unmerged": flops_unmerged,
-        "flops_merged": flops_merged,
-    }
+    given = {"seconds_unmerged": seconds_unmerged, "seconds_merged": seconds_merged}
+    given |= {"flops_unmerged": flops_unmerged, "flops_merged": flops_merged}
     for name, value in given.items():
-        if not value > 0:
-            raise ValueError(f"{name} is {value}, expected a number above 0.")
+        require(value > 0, name, value, "a number above 0")
     return (seconds_unmerged / seconds_merged) / (flops_unmerged / flops_merged)
 
 
@@ -176,20 +170,23 @@ class Bench:
         row |= dict.fromkeys(("tokens_mean", "tokens_final", "tokens_final_of_each_image"))
         has_tokens = contender.kind in ("unmerged", "dense", "merged", "encoder")
         if has_tokens:
-            counts, flops = self.costs(contender.settings)
+            counts = self.costs.tokens(contender.settings)
             row["tokens_mean"], row["tokens_final"] = counts.mean().item(), counts[:, -1].mean().item()
             row["tokens_final_of_each_image"] = [int(count) for count in counts[:, -1]]
         with config_settings(contender.model, **contender.settings):
-            if not has_tokens:  # the others' FLOPs came with their tokens
-                flops = count_flops(partial(contender.model, self.pixel_values))
-            elif contender.kind == "encoder":
-                with config_settings(self.model, **contender.settings):
-                    flops = count_flops(partial(self.model.base_model, self.pixel_values))
             if has_tokens and contender.compiled is not None:
                 self._check_tokens(contender, counts)
-            row["gflops_per_image"] = flops / len(self.images) / 1e9
+            row["gflops_per_image"] = self._flops(contender) / len(self.images) / 1e9
             row["peak_memory_bytes"] = self._peak_memory(contender)
         return row
+
+    def _flops(self, contender: Contender) -> int:
+        """Of the batch, without compiling: the counter sees no compiled code."""
+        if contender.kind in ("unmerged", "dense", "merged"):
+            return self.costs.flops(contender.settings)
+        model = self.model.base_model if contender.kind == "encoder" else contender.model
+        with config_settings(self.model, **contender.settings):
+            return count_flops(partial(model, self.pixel_values))
 
     def _check_tokens(self, contender: Contender, expected: Tensor) -> None:
         """Compiled kernels round differently: a row whose tokens differ is not the same work, and not comparable."""
@@ -220,26 +217,19 @@ class Bench:
         torch.cuda.synchronize(self.device)
         return torch.cuda.max_memory_allocated(self.device) - before + weights
 
-    def _clock(self, call: Callable[[], Any]) -> tuple[float, Any]:
-        synchronize(self.device)
-        start = time.perf_counter()
-        result = call()
-        synchronize(self.device)
-        return (time.perf_counter() - start) / len(self.images), result
-
     @torch.inference_mode()
     def _time(self, contender: Contender) -> dict[str, float]:
-        """Seconds per image of one run."""
+        """Seconds of the parts of one run."""
         with config_settings(contender.model, **contender.settings):
-            forward, outputs = self._clock(partial(contender.forward, self.pixel_values))
+            times = {}
+            times["forward"], outputs = clock(partial(contender.forward, self.pixel_values), self.device)
             if contender.label_maps is None:
-                return {"forward": forward}
-            post, _ = self._clock(partial(contender.label_maps, outputs, self._sizes))
+                return times
+            times["post_processing"], _ = clock(partial(contender.label_maps, outputs, self._sizes), self.device)
             del outputs
-            end_to_end, _ = self._clock(partial(self._end_to_end, contender))
-            times = {"forward": forward, "post_processing": post, "end_to_end": end_to_end}
+            times["end_to_end"], _ = clock(partial(self._end_to_end, contender), self.device)
             if contender.kind == "merged" and contender.model.config.inference_mode == "whole":
-                times["merging"], _ = self._clock(self._recorded_merging(contender))
+                times["merging"], _ = clock(self._recorded_merging(contender), self.device)
         return times
 
     def _recorded_merging(self, contender: Contender) -> Callable[[], Any]:
@@ -285,18 +275,10 @@ class Bench:
                 self.skip(contender.name, error)
                 continue
             runners.append(contender)
-        samples: list[dict[str, list[float]]] = [{} for _ in runners]
-        turns = self.arguments.warmup + self.arguments.repeats
-        for turn in range(turns):
-            progress(f"turn {turn + 1} of {turns}")
-            # There and back, so that no row always runs behind the same other one.
-            order = list(zip(runners, samples, strict=True))[:: 1 if turn % 2 else -1]
-            for contender, collected in order:
-                for name, seconds in self._time(contender).items():
-                    if turn >= self.arguments.warmup:
-                        collected.setdefault(name, []).append(seconds)
-        for row, collected in zip(rows, samples, strict=True):
-            row |= _summary(collected)
+        runs = [partial(self._time, contender) for contender in runners]
+        times = time_in_turns(runs, self.arguments.repeats, self.arguments.warmup, progress)
+        for row, parts in zip(rows, times, strict=True):
+            row |= _summary(parts, len(self.images))
         return {
             "resolution": list(self.resolution),
             "batch_size": len(self.images),
@@ -311,15 +293,13 @@ class Bench:
         self.skipped.append({"name": name, "reason": reason})
 
 
-def _summary(samples: Mapping[str, Sequence[float]]) -> dict:
+def _summary(parts: Mapping[str, Times], batch_size: int) -> dict:
     """Milliseconds per image (median), least and middle half of the forward times, and images per second."""
     row: dict[str, Any] = {}
     for name in ("forward", "post_processing", "end_to_end", "merging"):
-        seconds = samples.get(name)
-        row[f"{name}_ms"] = 1000 * statistics.median(seconds) if seconds else None
-    forward = sorted(samples["forward"])
-    row["forward_ms_quartiles"] = [1000 * forward[round(share * (len(forward) - 1))] for share in (0.25, 0.75)]
-    row["forward_ms_minimum"] = 1000 * forward[0]
+        row[f"{name}_ms"] = 1000 * parts[name].median / batch_size if name in parts else None
+    minimum, lower, _, upper = (1000 * seconds / batch_size for seconds in parts["forward"])
+    row |= {"forward_ms_quartiles": [lower, upper], "forward_ms_minimum": minimum}
     row["images_per_second"] = 1000 / row["forward_ms"]
     row["end_to_end_images_per_second"] = 1000 / row["end_to_end_ms"] if row["end_to_end_ms"] else None
     return row

@@ -8,11 +8,7 @@ growth of the peak of a process that does one thing only.
 
 from __future__ import annotations
 
-import json
-import statistics
-import subprocess
-import sys
-import time
+import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -24,6 +20,8 @@ from torch.nn import functional as F
 from ..data.classes import IGNORE_INDEX
 from ..data.drawn_scenes import make_scene
 from ..image_processing_algm import AlgmImageProcessor
+from ..refusals import require_integer
+from ..runs.timing import clock, time_in_turns
 from ..segmentation_loss import segmentation_loss
 from .memory import peak_growth_of
 
@@ -44,11 +42,9 @@ class HeadBenchmarkArguments:
     output: str = field(default="outputs/benchmark/heads.json", metadata={"help": "The JSON file."})
 
     def __post_init__(self):
-        minimum = {"num_labels": 8, "grid": 2, "patch_size": 2, "repeats": 1, "threads": 1}
-        for name, least in minimum.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"--{name} is {value}, expected at least {least}.")
+        for name, least in {"num_labels": 8, "grid": 2, "patch_size": 2, "repeats": 1, "threads": 1}.items():
+            if name != "threads" or self.threads is not None:
+                require_integer(f"--{name}", getattr(self, name), least)
 
     @property
     def side(self) -> int:
@@ -107,34 +103,14 @@ def loss_call(form: str, num_labels: int, grid: int, patch_size: int, batch_size
     return step
 
 
-def median_times(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median milliseconds of some calls that take turns, one run of each before not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(repeats + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: 1000 * statistics.median(values) for name, values in seconds.items()}
-
-
-def peak_growth(task: str, form: str, arguments: HeadBenchmarkArguments) -> float:
-    """
-    MiB by which one call raises the memory of a fresh process at its peak; a small call before it loads what it
-    needs. Linux only, where a process can tell its own peak.
+def peak_growth(task: str, form: str, num_labels: int, grid: int, patch_size: int, threads: int) -> float:
+    """MiB by which one call raises the memory of this process, which should be a fresh one; Linux only.
 
     Args:
         task (`str`): `"regions"` or `"noise"` for label maps, `"loss"`.
         form (`str`): `"plain"` or `"ours"`.
-        arguments ([`HeadBenchmarkArguments`])
+        num_labels, grid, patch_size, threads (`int`): See [`HeadBenchmarkArguments`].
     """
-    values = [task, form, arguments.num_labels, arguments.grid, arguments.patch_size, torch.get_num_threads()]
-    command = [sys.executable, "-m", "algm_hf.benchmarking.heads", json.dumps(values)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-
-def _peak_growth_here(task: str, form: str, num_labels: int, grid: int, patch_size: int, threads: int) -> float:
     torch.set_num_threads(threads)
 
     def call(num_labels: int, grid: int) -> Callable[[], object]:
@@ -142,9 +118,8 @@ def _peak_growth_here(task: str, form: str, num_labels: int, grid: int, patch_si
             return loss_call(form, num_labels, grid, patch_size)
         return label_map_call(form, class_scores(task, num_labels, grid), grid * patch_size)
 
-    call(8, 2)()
-    measured = call(num_labels, grid)
-    return peak_growth_of(measured) / 2**20
+    call(8, 2)()  # loads what it needs
+    return peak_growth_of(call(num_labels, grid)) / 2**20
 
 
 def measure_heads(arguments: HeadBenchmarkArguments, progress: Callable[[str], object] = lambda text: None) -> dict:
@@ -168,25 +143,34 @@ def measure_heads(arguments: HeadBenchmarkArguments, progress: Callable[[str], o
         calls = {form: label_map_call(form, scores, arguments.side) for form in FORMS}
         if not torch.equal(calls["plain"](), calls["ours"]()):
             raise RuntimeError(f"the label maps of {kind} differ, expected those of interpolate + argmax.")
-        label_maps[kind] = {"equal": True}
-        label_maps[kind] |= _compare(calls, kind, arguments)
+        label_maps[kind] = {"equal": True} | _times(calls, arguments.repeats)
     progress("loss")
     calls = {form: loss_call(form, arguments.num_labels, arguments.grid, arguments.patch_size) for form in FORMS}
     difference = (calls["plain"]() - calls["ours"]()).abs().max().item()
-    loss = {"largest_gradient_difference": difference} | _compare(calls, "loss", arguments)
+    loss = {"largest_gradient_difference": difference} | _times(calls, arguments.repeats)
+    progress("memory")
+    _add_peaks(label_maps | {"loss": loss}, arguments)
     return {"label_maps": label_maps, "loss": loss}
 
 
-def _compare(calls: dict[str, Callable[[], object]], task: str, arguments: HeadBenchmarkArguments) -> dict:
-    times = median_times(calls, arguments.repeats)
-    peaks = {form: peak_growth(task, form, arguments) for form in FORMS}
-    found = {f"{form}_ms": times[form] for form in FORMS} | {"speed_up": times["plain"] / times["ours"]}
-    found |= {f"{form}_peak_mib": peaks[form] for form in FORMS}
-    return found | {"memory_ratio": peaks["plain"] / max(peaks["ours"], 1.0)}
+def _times(calls: dict[str, Callable[[], object]], repeats: int) -> dict:
+    """Median milliseconds of both forms in turns."""
+    cpu = torch.device("cpu")
+    runs = [lambda call=calls[form]: {"call": clock(call, cpu)[0]} for form in FORMS]
+    plain, ours = (1000 * parts["call"].median for parts in time_in_turns(runs, repeats, warmup=1))
+    return {"plain_ms": plain, "ours_ms": ours, "speed_up": plain / ours}
 
 
-if __name__ == "__main__":
-    sys.stdout.write(f"{_peak_growth_here(*json.loads(sys.argv[1]))}\n")
+def _add_peaks(rows: dict[str, dict], arguments: HeadBenchmarkArguments) -> None:
+    """Adds to every task's row how much memory both forms take, each measured in a process of its own."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # imports once for all of them
+    settings = (arguments.num_labels, arguments.grid, arguments.patch_size, torch.get_num_threads())
+    with context.Pool(1, maxtasksperchild=1) as pool:
+        for task, row in rows.items():
+            peaks = [pool.apply(peak_growth, (task, form, *settings)) for form in FORMS]
+            row |= {f"{form}_peak_mib": peak for form, peak in zip(FORMS, peaks, strict=True)}
+            row["memory_ratio"] = peaks[0] / max(peaks[1], 1.0)
 
 
 __all__ = [
@@ -195,6 +179,5 @@ __all__ = [
     "label_map_call",
     "loss_call",
     "measure_heads",
-    "median_times",
     "peak_growth",
 ]

@@ -26,6 +26,8 @@ from ..configuration_algm import BACKBONE_PRESETS, AlgmConfig
 from ..data.drawn_scenes import make_scene
 from ..image_processing_algm import AlgmImageProcessor
 from ..modeling_algm import AlgmForSemanticSegmentation
+from ..refusals import require, require_choice, require_integer
+from ..runs.images import find_images, read_image
 
 
 PRESET_PATCH_SIZE, PRESET_LABELS = 16, 150
@@ -73,7 +75,7 @@ class BenchmarkArguments:
     images: str | None = field(
         default=None,
         metadata={
-            "help": "Folder of pictures, cropped to the middle and resized before the clock starts; drawn scenes "
+            "help": "Folder of images, cropped to the middle and resized before the clock starts; drawn scenes "
             "without it."
         },
     )
@@ -118,16 +120,15 @@ class BenchmarkArguments:
         if self.model in BACKBONE_PRESETS and not (self.merge_thresholds or self.token_ratios or self.flop_ratios):
             self.flop_ratios = [1.47]
         _check_device(self.device)
-        choices = {"dtype": DTYPES, "attention": ATTENTION}
-        for name, allowed in choices.items():
-            _require(name, getattr(self, name), getattr(self, name) in allowed, " or ".join(allowed))
+        require_choice("--dtype", self.dtype, DTYPES)
+        require_choice("--attention", self.attention, ATTENTION)
+        for name, minimum in {"repeats": 1, "warmup": 0, "seed": 0}.items():
+            require_integer(f"--{name}", getattr(self, name), minimum)
+        if self.threads is not None:
+            require_integer("--threads", self.threads, 1)
+        require(Path(self.output).suffix == ".json", "--output", self.output, "a file name that ends in .json")
         for name in ("resolutions", "batch_sizes"):
-            _require(name, getattr(self, name), len(getattr(self, name)) > 0, "at least one value")
-        _require("repeats", self.repeats, self.repeats >= 1, "at least 1")
-        _require("warmup", self.warmup, self.warmup >= 0, "0 or more")
-        _require("seed", self.seed, self.seed >= 0, "0 or more")
-        _require("threads", self.threads, self.threads is None or self.threads >= 1, "at least 1")
-        _require("output", self.output, Path(self.output).suffix == ".json", "a file name that ends in .json")
+            require(getattr(self, name), f"--{name}", getattr(self, name), "at least one value")
         ranges: dict[str, tuple[Callable, str]] = {
             "batch_sizes": (lambda value: value >= 1, "numbers of at least 1"),
             "merge_thresholds": (lambda value: -1 <= value <= 1, "numbers from -1 to 1"),
@@ -137,7 +138,7 @@ class BenchmarkArguments:
         }
         for name, (is_valid, expected) in ranges.items():
             for value in getattr(self, name):
-                _require(name, value, is_valid(value), expected)
+                require(is_valid(value), f"--{name}", value, expected)
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
@@ -146,17 +147,12 @@ class BenchmarkArguments:
         return [(side[0], side[-1]) for side in sides]
 
 
-def _require(name: str, value: object, is_valid: object, expected: str) -> None:
-    if not is_valid:
-        raise ValueError(f"--{name} is {value!r}, expected {expected}.")
-
-
 def _check_device(name: str) -> None:
-    expected = "cpu" + (", cuda or cuda:N" if torch.cuda.is_available() else " (torch sees no CUDA device here)")
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device is {name!r}, expected {expected}.") from error
+        expected = "cpu" + (", cuda or cuda:N" if torch.cuda.is_available() else " (torch sees no CUDA device here)")
+        raise ValueError(f"--device={name!r}: expected {expected}") from error
 
 
 def _finish(model: nn.Module, arguments: BenchmarkArguments) -> nn.Module:
@@ -191,21 +187,16 @@ def build_segmenter(
         model = AutoModelForSemanticSegmentation.from_pretrained(
             arguments.model, attn_implementation=arguments.attention
         )
-        if not isinstance(model, AlgmForSemanticSegmentation):
-            raise ValueError(
-                f"--model is {arguments.model!r}, a {type(model).__name__}, expected an ALGM model or one of "
-                f"{', '.join(BACKBONE_PRESETS)}; other models go to --compare."
-            )
+        expected = f"an ALGM model or one of {', '.join(BACKBONE_PRESETS)}; other models go to --compare"
+        require(isinstance(model, AlgmForSemanticSegmentation), "--model", arguments.model, expected)
         _check_patches(resolution, model.config.patch_size)
         processor = AlgmImageProcessor.from_pretrained(arguments.model, size=size)
     return _finish(model, arguments), processor
 
 
 def _check_patches(resolution: tuple[int, int], patch_size: int) -> None:
-    if any(side % patch_size for side in resolution):
-        raise ValueError(
-            f"--resolutions has {resolution[0]}x{resolution[1]}, expected multiples of the patch size {patch_size}."
-        )
+    for side in resolution:
+        require(side % patch_size == 0, "--resolutions", side, f"multiples of the patch size {patch_size}")
 
 
 def build_vit(arguments: BenchmarkArguments, model: nn.Module, resolution: tuple[int, int]) -> nn.Module:
@@ -216,8 +207,7 @@ def build_vit(arguments: BenchmarkArguments, model: nn.Module, resolution: tuple
         ValueError: if the model has register tokens, which ViTModel has not.
     """
     ours = model.config
-    if ours.num_register_tokens:
-        raise ValueError(f"num_register_tokens is {ours.num_register_tokens}, expected 0: ViTModel has none.")
+    require(not ours.num_register_tokens, "num_register_tokens", ours.num_register_tokens, "0: ViTModel has none")
     shared = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act")
     shared += ("layer_norm_eps", "patch_size", "num_channels", "qkv_bias")
     config = ViTConfig(**{name: getattr(ours, name) for name in shared}, image_size=list(resolution))
@@ -243,42 +233,33 @@ def build_other(arguments: BenchmarkArguments, name: str, num_labels: int, resol
         config = AutoConfig.from_pretrained(name)
     autos = (AutoModelForSemanticSegmentation, AutoModelForUniversalSegmentation)
     auto = next((auto for auto in autos if type(config) in auto._model_mapping), None)
-    if auto is None:
-        raise ValueError(f"--compare has {name!r}, expected a model that transformers can segment with.")
+    require(auto, "--compare", name, "a model that transformers can segment with")
     torch.manual_seed(arguments.seed)
     return _finish(auto.from_pretrained(name) if is_saved else auto.from_config(config), arguments)
 
 
 def digest(image: Image.Image) -> str:
-    """Tells pictures apart in the results: the beginning of the hash of size and pixels."""
+    """Tells images apart in the results: the beginning of the hash of size and pixels."""
     return hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()[:12]
 
 
 def benchmark_images(arguments: BenchmarkArguments, resolution: tuple[int, int], count: int) -> list[Image.Image]:
     """
-    Different pictures of exactly this size: drawn scenes, or the first ones of the folder in the order of their names.
+    Different images of exactly this size: drawn scenes, or the first ones of the folder in the order of their names.
 
     Raises:
-        ValueError: if the folder is none, or holds too few different pictures.
+        ValueError: if the folder is none, or holds too few different images.
     """
     if arguments.images is None:
         return [make_scene(arguments.seed + index, resolution)[0] for index in range(count)]
-    folder = Path(arguments.images)
-    if not folder.is_dir():
-        raise ValueError(f"--images is {arguments.images!r}, expected a folder of pictures.")
-    formats = Image.registered_extensions()
+    require(Path(arguments.images).is_dir(), "--images", arguments.images, "a folder of images")
     found: dict[str, Image.Image] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in formats and len(found) < count:
-            with Image.open(path) as file:
-                picture = ImageOps.exif_transpose(file).convert("RGB")
-            picture = ImageOps.fit(picture, (resolution[1], resolution[0]), Image.Resampling.BILINEAR)
-            found.setdefault(digest(picture), picture)
-    if len(found) < count:
-        raise ValueError(
-            f"--images is {arguments.images!r} with {len(found)} different pictures, expected at least {count}, the "
-            "largest of --batch_sizes."
-        )
+    for path in find_images([arguments.images]):
+        if len(found) < count:
+            image = ImageOps.fit(read_image(path), (resolution[1], resolution[0]), Image.Resampling.BILINEAR)
+            found.setdefault(digest(image), image)
+    expected = f"at least {count} different images, the largest of --batch_sizes, instead of {len(found)}"
+    require(len(found) >= count, "--images", arguments.images, expected)
     return list(found.values())
 
 

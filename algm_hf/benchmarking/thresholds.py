@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from ..refusals import require
 from ..runs.models import config_settings
 from .flops import count_flops
 from .inputs import BenchmarkArguments
@@ -38,11 +41,9 @@ def find_threshold(
         ValueError: if the target is below what the threshold -1 leaves, or above what 1 leaves.
     """
     tried = {threshold: share_at(threshold) for threshold in (-1.0, 1.0)}
-    if not tried[-1.0] * (1 - tolerance) <= target <= tried[1.0] * (1 + tolerance):
-        raise ValueError(
-            f"target share is {target:.4f}, expected {tried[-1.0]:.4f} to {tried[1.0]:.4f}, which the merge "
-            "thresholds -1 and 1 leave on these images."
-        )
+    least, most = tried[-1.0], tried[1.0]
+    expected = f"{least:.4f} to {most:.4f}, which the merge thresholds -1 and 1 leave on these images"
+    require(least * (1 - tolerance) <= target <= most * (1 + tolerance), "target", target, expected)
     low, high = -1.0, 1.0
     for _ in range(iterations):
         nearest = min(tried, key=lambda threshold: abs(tried[threshold] - target))
@@ -65,33 +66,42 @@ class BatchCosts:
 
     def __init__(self, model: nn.Module, pixel_values: Tensor):
         self.model, self.pixel_values = model, pixel_values
-        self._known: dict[tuple, tuple[Tensor, int]] = {}
+        self._known: dict[tuple, Any] = {}
 
-    def __call__(self, settings: Mapping) -> tuple[Tensor, int]:
-        """Tokens of each image after each layer, `(batch_size, num_hidden_layers)`, and the FLOPs of the batch."""
-        key = tuple(sorted(settings.items()))
+    def _counted(self, count: Callable[[], Any], settings: Mapping) -> Any:
+        key = (count, *sorted(settings.items()))
         if key not in self._known:
-            outputs = []
             with config_settings(self.model, **settings):
-                flops = count_flops(
-                    lambda: outputs.append(self.model(self.pixel_values, output_token_merging=True).token_counts)
-                )
-            self._known[key] = (outputs[0].double().cpu(), flops)
+                self._known[key] = count()
         return self._known[key]
+
+    @torch.inference_mode()
+    def _count_tokens(self) -> Tensor:
+        return self.model(self.pixel_values, output_token_merging=True).token_counts.double().cpu()
+
+    def _count_flops(self) -> int:
+        return count_flops(lambda: self.model(self.pixel_values))
+
+    def tokens(self, settings: Mapping) -> Tensor:
+        """Tokens of each image after each layer, `(batch_size, num_hidden_layers)`."""
+        return self._counted(self._count_tokens, settings)
+
+    def flops(self, settings: Mapping) -> int:
+        """FLOPs of the batch."""
+        return self._counted(self._count_flops, settings)
 
 
 def merged_settings(costs: BatchCosts, arguments: BenchmarkArguments) -> list[tuple[dict, dict | None]]:
     """`(settings, target)` of every merged contender, its threshold searched on the batch where a ratio is wanted."""
-    plain_tokens, plain_flops = costs(UNMERGED)
 
     def settings_at(threshold: float) -> dict:
         return {"use_token_merging": True, "merge_threshold": threshold}
 
     def token_share(threshold: float) -> float:
-        return (costs(settings_at(threshold))[0].mean() / plain_tokens.mean()).item()
+        return (costs.tokens(settings_at(threshold)).mean() / costs.tokens(UNMERGED).mean()).item()
 
     def flop_share(threshold: float) -> float:
-        return costs(settings_at(threshold))[1] / plain_flops
+        return costs.flops(settings_at(threshold)) / costs.flops(UNMERGED)
 
     found = [(settings_at(threshold), None) for threshold in arguments.merge_thresholds]
     wanted = [("token_ratio", ratio, ratio, token_share) for ratio in arguments.token_ratios]
@@ -100,7 +110,7 @@ def merged_settings(costs: BatchCosts, arguments: BenchmarkArguments) -> list[tu
         try:
             threshold, _ = find_threshold(share_at, share)
         except ValueError as error:
-            raise ValueError(f"--{name}s: {ratio} cannot be reached: {error}") from error
+            raise ValueError(f"--{name}s={ratio}: expected a ratio that a threshold reaches: {error}") from error
         found.append((settings_at(threshold), {name: ratio}))
     return found or [(settings_at(costs.model.config.merge_threshold), None)]
 

@@ -1,18 +1,16 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Reading one row of a segmentation data set: picture, label map, and what can be wrong with them.
+"""Reading one row of a segmentation data set: image, label map, and what can be wrong with them.
 
-A row on disk is `{"image", "annotation", "name"}` where picture and label map are files, encoded bytes
+A row on disk is `{"image", "annotation", "name"}` where image and label map are files, encoded bytes
 (`{"bytes", "path"}`, as `datasets` stores them), PIL images or, for label maps, nested lists. Read, it holds an
-upright RGB picture and an 8-bit label map of classes, 255 where ignored.
+upright RGB image and an 8-bit label map of classes, 255 where ignored.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import struct
-import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
@@ -21,27 +19,13 @@ from typing import Any
 
 import datasets
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 
-from ..image_inputs import read_picture
+from ..runs.images import ORIENTATION, READ_ERRORS, upright_rgb
 from .classes import IGNORE_INDEX, OUTSIDE, STORED_VALUES, LabelMapping, listed
 
 
 LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
-ORIENTATION = ExifTags.Base.Orientation
-# PIL and NumPy raise all of these for damaged files, whose numbers PIL trusts, and for lists that are no label maps.
-READ_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    EOFError,
-    LookupError,
-    ArithmeticError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-)
 
 
 class BadSampleError(ValueError):
@@ -63,7 +47,7 @@ class BadSampleError(ValueError):
 
 
 def describe(value: Any, fallback: str) -> str:
-    """The file of a stored picture or label map, or `fallback` where it has none."""
+    """The file of a stored image or label map, or `fallback` where it has none."""
     path = value.get("path") if isinstance(value, Mapping) else value
     return str(path) if isinstance(path, (str, Path)) and str(path) else fallback
 
@@ -73,10 +57,10 @@ def content_name(row: Mapping[str, Any], prefix: str) -> str:
 
     Args:
         row (`Mapping[str, Any]`): `image` and `annotation` as they are stored.
-        prefix (`str`): Beginning of the name where the picture has no file name.
+        prefix (`str`): Beginning of the name where the image has no file name.
 
     Returns:
-        `str`: The stem of the picture's file, if it has one, and 16 digits of a hash of picture and label map.
+        `str`: The stem of the image's file, if it has one, and 16 digits of a hash of image and label map.
     """
     path = describe(row["image"], "")
     stem = path.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
@@ -88,7 +72,7 @@ def content_name(row: Mapping[str, Any], prefix: str) -> str:
 
 
 def _content(value: Any) -> bytes:
-    """What tells a stored picture or label map from others: its bytes, else its path."""
+    """What tells a stored image or label map from others: its bytes, else its path."""
     if isinstance(value, Image.Image):
         return repr((value.mode, value.size)).encode() + value.tobytes()
     if isinstance(value, Mapping):
@@ -97,7 +81,7 @@ def _content(value: Any) -> bytes:
 
 
 def _open(value: Any) -> Image.Image:
-    """Opens a stored picture without decoding it where that is possible."""
+    """Opens a stored image without decoding it where that is possible."""
     if isinstance(value, Image.Image):
         return value
     if isinstance(value, (str, Path)):
@@ -105,7 +89,7 @@ def _open(value: Any) -> Image.Image:
     if not isinstance(value, Mapping):
         array = np.asarray(value)
         if array.ndim != 2 or array.dtype.kind not in "iub":
-            raise OSError(f"it is {type(value).__name__} of shape {array.shape}, neither a picture nor class numbers")
+            raise OSError(f"it is {type(value).__name__} of shape {array.shape}, neither an image nor class numbers")
         return Image.fromarray(array.astype(np.int32 if array.dtype != np.uint8 else np.uint8))
     if value.get("bytes") is not None:
         return Image.open(io.BytesIO(value["bytes"]))
@@ -123,21 +107,14 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return (image.height, image.width) if sideways else image.size
 
 
-def read_image(value: Any, name: str) -> Image.Image:
-    """Reads a picture, upright, as RGB; transparency is laid on white, 16 bits become 8.
-
-    Raises:
-        `BadSampleError`: If it cannot be read.
-    """
+def _read_image(value: Any, name: str) -> Image.Image:
+    """Reads a stored image as [`upright_rgb`]."""
     try:
         with _open(value) as image:
-            image.load()
-            if image.getexif().get(ORIENTATION, 1) == 1 and image.mode == "RGB" and "transparency" not in image.info:
-                return image.copy() if image is value else image
-            pixels = read_picture(image, 0, True, True, False, image_mean=0.0, image_std=1.0)
+            read = upright_rgb(image)
     except READ_ERRORS as error:
         raise BadSampleError(_unreadable(value, name, error), "unreadable") from error
-    return Image.fromarray(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)).round().astype(np.uint8))
+    return read.copy() if read is value else read
 
 
 def _unreadable(value: Any, name: str, error: Exception) -> str:
@@ -195,7 +172,7 @@ class RowReader:
         """
         name, read = str(row.get("name", "the row")), dict(row)
         if "image" in row:
-            read["image"] = read_image(row["image"], f"the image of {name}")
+            read["image"] = _read_image(row["image"], f"the image of {name}")
         if "annotation" in row:
             labels = _read_stored_labels(row["annotation"], f"the label map of {name}")
             if "image" in row:
@@ -205,7 +182,7 @@ class RowReader:
         return read
 
     def check(self, row: Mapping[str, Any]) -> Counter:
-        """Reads one row as [`~RowReader.read`] does, but decodes the picture only as far as its errors show.
+        """Reads one row as [`~RowReader.read`] does, but decodes the image only as far as its errors show.
 
         Returns:
             `Counter`: Number of pixels of each class and of 255.
@@ -224,7 +201,7 @@ class RowReader:
         except READ_ERRORS as error:
             raise BadSampleError(_unreadable(row["image"], f"the image of {name}", error), "unreadable") from error
         if not common:
-            read_image(row["image"], f"the image of {name}")  # whether its mode can be converted
+            _read_image(row["image"], f"the image of {name}")  # whether its mode can be converted
         labels = _read_stored_labels(row["annotation"], f"the label map of {name}")
         self._compare_sizes(row, size, labels.size)
         counts: Counter = Counter()
@@ -264,4 +241,4 @@ class RowReader:
         return Image.fromarray(table[:256][stored] if stored.dtype == np.uint8 else table[stored.astype(np.int64)])
 
 
-__all__ = ["BadSampleError", "RowReader", "content_name", "describe", "read_image", "upright_size"]
+__all__ = ["BadSampleError", "RowReader", "content_name", "describe", "upright_size"]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from places import ROOT
+from PIL import Image
+from places import ROOT, script
 from tiny_models import blocky_images, tiny_config, tiny_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
@@ -20,7 +22,7 @@ from algm_hf import AlgmImageProcessor
 from algm_hf.benchmarking.bench import Bench, compare_rows, dense_label_maps, efficiency, run_benchmark
 from algm_hf.benchmarking.flops import count_flops, varlen_attention_flops
 from algm_hf.benchmarking.inputs import BenchmarkArguments, benchmark_images, build_other, build_segmenter, build_vit
-from algm_hf.benchmarking.report import benchmark_table, plot_results
+from algm_hf.benchmarking.report import benchmark_table
 from algm_hf.benchmarking.thresholds import find_threshold
 from algm_hf.data.drawn_scenes import make_scene
 from algm_hf.runs.models import config_settings
@@ -47,13 +49,13 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Three different pictures, one of them twice."""
-    folder = tmp_path / "pictures"
+def folder(tmp_path):
+    """Three different images, one of them twice."""
+    folder = tmp_path / "images"
     folder.mkdir()
     for name, seed in {"a": 0, "b": 1, "b again": 1, "c": 2}.items():
         make_scene(seed, (70, 90))[0].save(folder / f"{name}.png")
-    (folder / "notes.txt").write_text("not a picture")
+    (folder / "notes.txt").write_text("no image")
     return folder
 
 
@@ -87,7 +89,7 @@ def test_efficiency_is_the_share_of_saved_flops_that_is_saved_time():
 @pytest.mark.parametrize("name", ["seconds_unmerged", "seconds_merged", "flops_unmerged", "flops_merged"])
 def test_efficiency_of_nothing_is_refused(name):
     values = dict.fromkeys(("seconds_unmerged", "seconds_merged", "flops_unmerged", "flops_merged"), 1.0) | {name: 0.0}
-    with pytest.raises(ValueError, match=f"{name} is 0.0, expected a number above 0"):
+    with pytest.raises(ValueError, match=f"{name}=0.0"):
         efficiency(**values)
 
 
@@ -218,7 +220,7 @@ def test_bisection_takes_the_nearest_step_and_refuses_what_no_threshold_reaches(
 
     threshold, reached = find_threshold(share, 0.55, tolerance=0.01)
     assert reached == 0.5 == share(threshold)
-    with pytest.raises(ValueError, match=r"target share is 0.1000, expected 0.2500 to 1.0000"):
+    with pytest.raises(ValueError, match="target=0.1: expected 0.2500 to 1.0000"):
         find_threshold(share, 0.1)
 
 
@@ -242,12 +244,12 @@ def test_wanted_ratios_are_reached_by_every_measured_row(bench):
 
 def test_unreachable_ratio_is_refused_by_its_name(bench):
     bench.arguments.flop_ratios = [1000.0]
-    with pytest.raises(ValueError, match=r"--flop_ratios: 1000.0 cannot be reached: target share is 0.0010, expected"):
+    with pytest.raises(ValueError, match=r"--flop_ratios=1000\.0"):
         bench.contenders()
 
 
-def test_images_of_a_batch_differ(bench, pictures):
-    arguments = BenchmarkArguments(images=str(pictures), **FIELDS)
+def test_images_of_a_batch_differ(bench, folder):
+    arguments = BenchmarkArguments(images=str(folder), **FIELDS)
     found = benchmark_images(arguments, (64, 96), 3)
     assert {image.size for image in found} == {(96, 64)}
     assert len({image.tobytes() for image in found}) == 3  # the copy was passed over
@@ -260,11 +262,11 @@ def test_images_of_a_batch_differ(bench, pictures):
     assert len(set(merged["tokens_final_of_each_image"])) == 2
 
 
-def test_too_few_pictures_are_refused(pictures):
-    arguments = BenchmarkArguments(images=str(pictures), **FIELDS)
-    with pytest.raises(ValueError, match="with 3 different pictures, expected at least 4"):
+def test_too_few_images_are_refused(folder):
+    arguments = BenchmarkArguments(images=str(folder), **FIELDS)
+    with pytest.raises(ValueError, match="--images=.*at least 4 different"):
         benchmark_images(arguments, (64, 64), 4)
-    with pytest.raises(ValueError, match="expected a folder of pictures"):
+    with pytest.raises(ValueError, match="--images='nowhere'"):
         benchmark_images(BenchmarkArguments(images="nowhere", **FIELDS), (64, 64), 1)
 
 
@@ -291,7 +293,7 @@ def test_other_models_get_their_row_from_a_type_a_config_or_a_folder(bench, tmp_
     assert [entry["name"] for entry in rows] == names
     assert all(entry["end_to_end_ms"] > 0 and entry["gflops_per_image"] > 0 for entry in rows)
     assert build_other(arguments, "segformer", 7, (64, 64)).config.num_labels == 7
-    with pytest.raises(ValueError, match="--compare has 'bert', expected a model that transformers can segment with"):
+    with pytest.raises(ValueError, match="--compare='bert'"):
         build_other(arguments, "bert", 5, (64, 64))
 
 
@@ -319,18 +321,18 @@ def test_what_cannot_run_is_named_and_the_others_are_measured(bench):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"dtype": "int8"}, "--dtype is 'int8', expected float32 or float16 or bfloat16"),
-        ({"attention": "flash_attention_2"}, "--attention is 'flash_attention_2', expected sdpa or eager"),
-        ({"batch_sizes": [1, 0]}, "--batch_sizes is 0, expected numbers of at least 1"),
-        ({"merge_thresholds": [1.5]}, "--merge_thresholds is 1.5, expected numbers from -1 to 1"),
-        ({"token_ratios": [0.0]}, "--token_ratios is 0.0, expected numbers above 0"),
-        ({"flop_ratios": [0.5]}, "--flop_ratios is 0.5, expected numbers of at least 1"),
-        ({"resolutions": ["5l2"]}, "--resolutions is '5l2', expected pixels, as 512 or 512x1024"),
-        ({"resolutions": []}, "--resolutions is \\[\\], expected at least one value"),
-        ({"repeats": 0}, "--repeats is 0, expected at least 1"),
-        ({"warmup": -1}, "--warmup is -1, expected 0 or more"),
-        ({"threads": 0}, "--threads is 0, expected at least 1"),
-        ({"output": "table"}, "--output is 'table', expected a file name that ends in .json"),
+        ({"dtype": "int8"}, "--dtype='int8'"),
+        ({"attention": "flash_attention_2"}, "--attention='flash_attention_2'"),
+        ({"batch_sizes": [1, 0]}, "--batch_sizes=0"),
+        ({"merge_thresholds": [1.5]}, "--merge_thresholds=1.5"),
+        ({"token_ratios": [0.0]}, "--token_ratios=0.0"),
+        ({"flop_ratios": [0.5]}, "--flop_ratios=0.5"),
+        ({"resolutions": ["5l2"]}, "--resolutions='5l2'"),
+        ({"resolutions": []}, "--resolutions=\\[\\]"),
+        ({"repeats": 0}, "--repeats=0"),
+        ({"warmup": -1}, "--warmup=-1"),
+        ({"threads": 0}, "--threads=0"),
+        ({"output": "table"}, "--output='table'"),
     ],
 )
 def test_arguments_out_of_range_are_refused(fields, message):
@@ -339,9 +341,9 @@ def test_arguments_out_of_range_are_refused(fields, message):
 
 
 def test_models_and_resolutions_that_do_not_fit_are_refused(checkpoint):
-    with pytest.raises(ValueError, match="--resolutions has 100x100, expected multiples of the patch size 8"):
+    with pytest.raises(ValueError, match="--resolutions=100"):
         build_segmenter(BenchmarkArguments(model=str(checkpoint), **FIELDS), (100, 100))
-    with pytest.raises(ValueError, match="expected multiples of the patch size 16"):
+    with pytest.raises(ValueError, match="--resolutions=520"):
         build_segmenter(BenchmarkArguments(model="ti", **FIELDS), (512, 520))
 
 
@@ -359,8 +361,9 @@ def test_presets_are_the_backbones_of_the_paper():
 
 def test_results_are_handed_over_after_every_configuration(checkpoint):
     arguments = BenchmarkArguments(
-        model=str(checkpoint), resolutions=["64", "64x96"], batch_sizes=[1, 2], merge_thresholds=[0.6], **FIELDS
-    )
+        model=str(checkpoint), resolutions=["64", "64x96"], batch_sizes=[1, 2], merge_thresholds=[0.6],
+        vit_row=False, dense_row=False, **FIELDS,
+    )  # fmt: skip
     counts = []
     results = run_benchmark(arguments, lambda so_far: counts.append(len(so_far["configurations"])))
     assert counts == [0, 1, 2, 3, 4, 4]
@@ -370,11 +373,13 @@ def test_results_are_handed_over_after_every_configuration(checkpoint):
     assert len(table.splitlines()) == 2 + sum(len(record["rows"]) for record in results["configurations"])
 
 
-def test_script_measures_a_saved_model_and_writes_json_table_and_plot(checkpoint, tmp_path):
+def test_script_measures_a_saved_model_and_writes_json_table_and_plot(checkpoint, tmp_path, monkeypatch, capsys):
     output = tmp_path / "results" / "tiny.json"
     arguments = ["--model", checkpoint, "--resolutions", "64", "96", "--batch_sizes", "2", "--repeats", "2"]
     arguments += ["--warmup", "1", "--merge_thresholds", "0.5", "--device", "cpu", "--threads", "1"]
-    done = run_script(*arguments, "--commit", "abc123", "--output", output)
+    arguments += ["--commit", "abc123", "--output", output]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, arguments)])
+    assert script("benchmark").main() == 0
     results = json.loads(output.read_text())
     assert results["complete"] is True
     assert results["command"].startswith("python ") and "--merge_thresholds 0.5" in results["command"]
@@ -383,9 +388,9 @@ def test_script_measures_a_saved_model_and_writes_json_table_and_plot(checkpoint
     assert {"torch", "transformers"} <= set(where["versions"])
     assert [len(record["rows"]) for record in results["configurations"]] == [5, 5]
     table = output.with_suffix(".md").read_text()
-    assert table.splitlines()[0] in done.stdout
-    drawn = plot_results(results, tmp_path / "again.png")
-    assert output.with_suffix(".png").exists() == drawn == ("no plot" not in done.stderr)
+    assert table.splitlines()[0] in capsys.readouterr().out
+    with Image.open(output.with_suffix(".png")) as plot:
+        assert plot.width > plot.height  # speed-ups beside times, as there are two resolutions
 
 
 def test_script_needs_torch_transformers_numpy_and_pillow_only(checkpoint, tmp_path):
@@ -436,15 +441,10 @@ def test_interrupted_script_keeps_what_was_measured(checkpoint, tmp_path):
     assert list(tmp_path.glob("*.partial")) == []
 
 
-def test_script_refuses_with_one_line(tmp_path):
-    done = run_script("--dtype", "int8", "--output", tmp_path / "x.json", code=1)
-    assert done.stderr.strip().splitlines()[-1] == "error: --dtype is 'int8', expected float32 or float16 or bfloat16."
-
-
-def test_help_explains_what_the_script_measures():
-    text = run_script("--help").stdout
-    for option in ("--flop_ratios", "--token_ratios", "--batch_sizes", "--compare", "--compile", "--output"):
-        assert option in text
+def test_script_refuses_with_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--dtype", "int8", "--output", str(tmp_path / "x.json")])
+    with pytest.raises(SystemExit, match="^error: --dtype='int8': [^\n]*$"):
+        runpy.run_path(str(SCRIPT), run_name="__main__")
 
 
 def test_compiled_rows_stand_beside_the_others(bench):
