@@ -10,7 +10,7 @@ import sys
 import textwrap
 
 from PIL import Image
-from places import ROOT
+from places import ROOT, script
 from tiny_models import tiny_model
 from training_runs import write_data
 from transformers import Dinov2Config, Dinov2Model
@@ -130,3 +130,8 @@ def test_the_dry_run_of_publishing_names_the_files(tmp_path):
     printed = run("push_to_hub.py", [str(folder) if token == "outputs/mine" else token for token in tokens])
     for name in ("model.safetensors", "config.json", "modeling_algm.py", "preprocessor_config.json", "README.md"):
         assert name in printed
+
+
+def test_tables_say_what_benchmarks_and_recipes_say():
+    for page, text in script("update_docs").written_pages(ROOT).items():
+        assert page.read_text(encoding="utf-8") == text, f"{page.name}: python scripts/update_docs.py"
