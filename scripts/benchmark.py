@@ -16,6 +16,7 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 from transformers import HfArgumentParser
@@ -53,7 +54,9 @@ def main() -> int:
     done = measured["configurations"]
     if done:
         print(f"{benchmark_table(done)}\n\n{explain_table(measured)}\n")
-        if arguments.plot and not plot_results(measured, path.with_suffix(".png")):
+        if arguments.plot and find_spec("matplotlib"):
+            plot_results(measured, path.with_suffix(".png"))
+        elif arguments.plot:
             print("no plot: matplotlib is not installed.", file=sys.stderr)
         print(f"The results are in {path}, the table beside it.")
     if interrupted:

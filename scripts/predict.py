@@ -31,8 +31,8 @@ from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, HfArgumentParser
 
 import algm_hf  # noqa: F401  registers the Auto classes, so that local checkpoints need no --trust_remote_code
+from algm_hf.inference.drawing import overlay, save_label_map, token_map
 from algm_hf.inference.palettes import make_palette
-from algm_hf.inference.pictures import overlay, save_label_map, token_map
 from algm_hf.inference.predictor import SegmentedImage, segment_images
 from algm_hf.runs.models import config_settings
 from algm_hf.runs.provenance import describe_environment

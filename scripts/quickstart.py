@@ -42,8 +42,8 @@ from algm_hf.data.drawn_scenes import DEFAULT_SIZE, SCENE_CLASSES, scene_dataset
 from algm_hf.data.folder import load_segmentation_folder
 from algm_hf.evaluation.metrics import SegmentationConfusion
 from algm_hf.evaluation.scoring import evaluate_segmentation
+from algm_hf.inference.drawing import colorize, panel, token_map
 from algm_hf.inference.palettes import make_palette
-from algm_hf.inference.pictures import colorize, panel, token_map
 from algm_hf.inference.predictor import segment_images
 from algm_hf.runs.models import config_settings
 from algm_hf.runs.provenance import describe_environment

@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from ..data.drawn_scenes import make_scene
+from ..inference.drawing import blend, save_label_map, token_map
 from ..inference.palettes import make_palette
-from ..inference.pictures import blend, save_label_map, token_map
 from .segmenter import Comparison
 
 

@@ -108,22 +108,13 @@ def save_results(results: Mapping, path: str | os.PathLike) -> None:
     )
 
 
-def plot_results(results: Mapping, path: str | os.PathLike) -> bool:
-    """
-    Draws speed-up against FLOP ratio with the limit of merging and, where there are several, time against resolution.
+def plot_results(results: Mapping, path: str | os.PathLike) -> None:
+    """Draws speed-up against FLOP ratio with the limit of merging and, of several resolutions, time against them."""
+    from matplotlib.figure import Figure  # a bare machine with an accelerator may lack it
 
-    Returns:
-        `bool`: `False` without drawing if matplotlib is not installed.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
     configurations = [record for record in results["configurations"] if record["rows"]]
     several = len({tuple(record["resolution"]) for record in configurations}) > 1
     figure = Figure(figsize=(12 if several else 6, 5), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(1, 2 if several else 1, squeeze=False)[0]
     _plot_speed_ups(axes[0], configurations)
     if several:
@@ -131,7 +122,6 @@ def plot_results(results: Mapping, path: str | os.PathLike) -> bool:
     where = results["environment"]
     figure.suptitle(f"ViT {results['model']['name']}, {where['device_name']}, {where['dtype']}", fontsize=10)
     figure.savefig(path, dpi=120)
-    return True
 
 
 def _plot_speed_ups(axis, configurations: Sequence[Mapping]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from ..runs.files import replace_file
 from ..runs.tables import markdown_table
@@ -103,7 +104,7 @@ def plain(value: Any) -> Any:
 
 
 def save_results(results: Mapping, folder: Path, plot: bool = True) -> None:
-    """Writes `results.json`, `results.md`, `curve.csv` and, of several settings, `curve.png` (if matplotlib is there).
+    """Writes `results.json`, `results.md`, `curve.csv` and, of several settings, `curve.png`.
 
     A file is either the old or the new one, never half.
     """
@@ -124,32 +125,19 @@ def curve_csv(settings: Sequence[Mapping]) -> str:
     return text.getvalue()
 
 
-def plot_curve(results: Mapping, path: Path) -> bool:
-    """
-    Draws mIoU against images per second and against the share of tokens, a point for each setting.
-
-    Returns:
-        `bool`: `False` without drawing if matplotlib is not installed.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
+def plot_curve(results: Mapping, path: Path) -> None:
+    """Draws mIoU against images per second and against the share of tokens, a point for each setting."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    where = results["environment"]
+    batches = f"batches of {results['arguments']['batch_size']}"
     columns = (
-        ("images_per_second", 1, f"images per second ({where['device_name']}, batches of "
-         f"{results['arguments']['batch_size']})"),
+        ("images_per_second", 1, f"images per second ({results['environment']['device_name']}, {batches})"),
         ("token_share", 100, "tokens left, mean of the layers, per cent"),
-    )  # fmt: skip
+    )
     for axis, (name, factor, label) in zip(figure.subplots(1, 2), columns, strict=True):
         _plot_points(axis, results["settings"], name, factor)
         axis.set(xlabel=label, ylabel="mIoU, per cent")
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
-    return True
 
 
 def _plot_points(axis, settings: Sequence[Mapping], name: str, factor: float) -> None:

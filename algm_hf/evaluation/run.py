@@ -25,7 +25,7 @@ from ..inference.predictor import SegmentationPredictor
 from ..runs.command_line import redacted
 from ..runs.models import config_settings
 from ..runs.provenance import describe_environment
-from .error_pictures import WorstImages, save_prediction
+from .error_images import WorstImages, save_prediction
 from .metrics import SegmentationConfusion, compute_metric, load_metric
 from .report import save_results
 from .scoring import EvaluatedImage, evaluate_predictor

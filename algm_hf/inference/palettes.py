@@ -9,6 +9,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from ..refusals import require
+
 
 IGNORE_COLOR = (0, 0, 0)
 # Colours of common street classes, close to those of Cityscapes but kept apart in lightness as well as in hue, so
@@ -96,13 +98,9 @@ def make_palette(id2label: Mapping[int, str]) -> np.ndarray:
 
     Returns:
         `np.ndarray` of shape `(num_labels, 3)`, uint8: Red, green, blue.
-
-    Raises:
-        `ValueError`: If the keys are not `0` to `len(id2label) - 1`.
     """
     names = {int(key): str(name) for key, name in id2label.items()}
-    if sorted(names) != list(range(len(names))):
-        raise ValueError(f"id2label has the keys {sorted(names)}, expected 0 to {len(names) - 1}.")
+    require(sorted(names) == list(range(len(names))), "id2label", sorted(names), f"the keys 0 to {len(names) - 1}")
     return _palette(tuple(names[index] for index in range(len(names)))).copy()
 
 

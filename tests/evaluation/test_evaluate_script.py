@@ -22,7 +22,7 @@ from places import ROOT
 
 from algm_hf import AlgmConfig, AlgmForSemanticSegmentation, AlgmImageProcessor
 from algm_hf.data.drawn_scenes import SCENE_CLASSES, make_scene
-from algm_hf.evaluation.error_pictures import WorstImages, error_map
+from algm_hf.evaluation.error_images import WorstImages, error_map
 from algm_hf.evaluation.metrics import MEAN_IOU_PATH
 from algm_hf.evaluation.report import curve_csv, plain
 from algm_hf.evaluation.run import EvaluationArguments, check_same_classes, merge_settings

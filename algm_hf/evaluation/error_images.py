@@ -1,6 +1,6 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of an evaluation: predictions in the colours of the classes, and what is wrong in the worst images."""
+"""Images of an evaluation: predictions in the colours of the classes, and what is wrong in the worst images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from accelerate.utils import gather_object
 from PIL import Image
 
-from ..inference.pictures import colorize, make_legend, panel, save_label_map
+from ..inference.drawing import colorize, make_legend, panel, save_label_map
 from .scoring import EvaluatedImage
 
 
@@ -20,7 +20,7 @@ WRONG, IGNORED = (214, 24, 48), (0, 0, 0)
 COLUMN_WIDTH = 420
 
 
-def picture_name(image: EvaluatedImage) -> str:
+def image_name(image: EvaluatedImage) -> str:
     """A file name for an image: its `name` column without folders' separators, else its number."""
     name = str(image.row.get("name") or f"{image.index:06d}")
     return name.replace("/", "__").replace("\\", "__")
@@ -32,7 +32,7 @@ def save_prediction(image: EvaluatedImage, folder: Path, id2label: Mapping[int, 
     legend = folder.parent / "legend.png"
     if not legend.exists():
         make_legend(list(id2label.values()), palette, width=800).save(legend)
-    save_label_map(image.result.label_map, folder / f"{picture_name(image)}.png", np.asarray(palette, np.uint8))
+    save_label_map(image.result.label_map, folder / f"{image_name(image)}.png", np.asarray(palette, np.uint8))
 
 
 def error_map(image: Image.Image, prediction: np.ndarray, truth: np.ndarray, ignore_index: int = 255) -> Image.Image:
@@ -46,10 +46,10 @@ def error_map(image: Image.Image, prediction: np.ndarray, truth: np.ndarray, ign
     Returns:
         `Image.Image`: RGB, of the image's size.
     """
-    grey = np.asarray(image.convert("L"), dtype=np.float32)
-    colors = np.repeat((150 + grey * 105 / 255)[..., None], 3, axis=-1)
+    grey = np.asarray(image.convert("L"), dtype=np.float32)[..., None]
+    colors = np.broadcast_to(150 + grey * 105 / 255, (*prediction.shape, 3)).copy()
     wrong = (prediction != truth) & (truth != ignore_index)
-    colors[wrong] = 0.8 * np.array(WRONG) + 0.2 * grey[wrong, None]
+    colors[wrong] = 0.8 * np.array(WRONG) + 0.2 * grey[wrong]
     colors[truth == ignore_index] = IGNORED
     return Image.fromarray(colors.round().astype(np.uint8))
 
@@ -96,29 +96,23 @@ class WorstImages:
             if (right, index) in ranks:
                 folder.mkdir(parents=True, exist_ok=True)
                 digits = len(str(self.count))
-                paths.append(folder / f"{ranks[right, index]:0{digits}d}_{picture_name(image)}.png")
+                paths.append(folder / f"{ranks[right, index]:0{digits}d}_{image_name(image)}.png")
                 draw_errors(image, -right, id2label, np.asarray(palette, np.uint8)).save(paths[-1])
         return sorted(paths)
 
 
 def draw_errors(image: EvaluatedImage, right: float, id2label: Mapping[int, str], palette: np.ndarray) -> Image.Image:
     """Image | truth | prediction | errors with a legend of the classes in them."""
-    picture = image.row["image"].convert("RGB")
+    shown = image.row["image"].convert("RGB")
     truth, prediction = np.asarray(image.row["annotation"]), image.result.label_map
     present = [index for index in id2label if (truth == index).any() or (prediction == index).any()]
     names = [id2label[index] for index in present] + ["wrong", "ignored"]
     colors = [palette[index] for index in present] + [WRONG, IGNORED]
-    columns = [picture, colorize(truth, palette), colorize(prediction, palette)]
-    columns.append(error_map(picture, prediction, truth))
-    captions = [f"{picture.width} x {picture.height}", "", "", f"{100 * (1 - right):.1f} % of labelled pixels wrong"]
-    return panel(
-        [columns],
-        ["image", "truth", "prediction", "errors"],
-        [captions],
-        (names, colors),
-        picture_name(image),
-        COLUMN_WIDTH,
-    )
+    columns = [shown, colorize(truth, palette), colorize(prediction, palette)]
+    columns.append(error_map(shown, prediction, truth))
+    captions = [f"{shown.width} x {shown.height}", "", "", f"{100 * (1 - right):.1f} % of labelled pixels wrong"]
+    titles = ["image", "truth", "prediction", "errors"]
+    return panel([columns], titles, [captions], (names, colors), image_name(image), COLUMN_WIDTH)
 
 
-__all__ = ["WorstImages", "draw_errors", "error_map", "picture_name", "save_prediction"]
+__all__ = ["WorstImages", "draw_errors", "error_map", "image_name", "save_prediction"]

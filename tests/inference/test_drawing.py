@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from algm_hf.inference.drawing import blend, colorize, make_legend, overlay, panel, save_label_map, token_map
 from algm_hf.inference.palettes import make_palette
-from algm_hf.inference.pictures import blend, colorize, make_legend, overlay, panel, save_label_map, token_map
 
 
 ID2LABEL = {0: "sky", 1: "road", 2: "unicorn"}
@@ -30,7 +30,7 @@ def test_palette_does_not_depend_on_the_order_or_type_of_the_keys():
 
 
 def test_palette_refuses_gaps_between_classes():
-    with pytest.raises(ValueError, match=r"keys \[0, 2\], expected 0 to 1"):
+    with pytest.raises(ValueError, match=r"id2label=\[0, 2\]"):
         make_palette({0: "sky", 2: "road"})
 
 
@@ -62,11 +62,11 @@ def test_label_map_png_shows_the_palette(tmp_path):
 
 def test_label_map_refuses_values_and_shapes_that_do_not_fit(tmp_path):
     palette = make_palette(ID2LABEL)
-    with pytest.raises(ValueError, match="from 0 to 256, expected 0 to 255"):
+    with pytest.raises(ValueError, match="label_map=256"):
         save_label_map(np.array([[0, 256]]), tmp_path / "labels.png", palette)
-    with pytest.raises(ValueError, match=r"shape \(2,\) .* expected \(height, width\) integers"):
+    with pytest.raises(ValueError, match=r"label_map=\(\(2,\), 'int64'\)"):
         save_label_map(np.array([0, 1]), tmp_path / "labels.png", palette)
-    with pytest.raises(ValueError, match="type float64"):
+    with pytest.raises(ValueError, match="label_map=.*float64"):
         save_label_map(np.array([[0.5]]), tmp_path / "labels.png", palette)
 
 
@@ -80,11 +80,11 @@ def test_blend_at_alpha_zero_is_the_image_and_ignored_pixels_always_are():
 def test_overlay_keeps_the_image_size_and_adds_a_legend_below():
     image, labels = noise(120, 400), np.zeros((120, 400), dtype=int)
     labels[:, 200:] = 2
-    picture = overlay(image, labels, ID2LABEL)
-    assert picture.width == 400
-    assert picture.height > 120
-    assert np.array_equal(np.asarray(picture)[:120], np.asarray(blend(image, labels, make_palette(ID2LABEL))))
-    legend = {tuple(color) for color in np.asarray(picture)[120:].reshape(-1, 3).tolist()}
+    drawn = overlay(image, labels, ID2LABEL)
+    assert drawn.width == 400
+    assert drawn.height > 120
+    assert np.array_equal(np.asarray(drawn)[:120], np.asarray(blend(image, labels, make_palette(ID2LABEL))))
+    legend = {tuple(color) for color in np.asarray(drawn)[120:].reshape(-1, 3).tolist()}
     palette = make_palette(ID2LABEL)
     assert tuple(palette[0]) in legend
     assert tuple(palette[2]) in legend
@@ -92,20 +92,23 @@ def test_overlay_keeps_the_image_size_and_adds_a_legend_below():
 
 
 def test_overlay_widens_rather_than_cutting_a_name_off():
-    picture = overlay(noise(10, 20), np.zeros((10, 20), dtype=int), {0: "a name that is far wider than the image"})
-    assert picture.width > 100
+    drawn = overlay(noise(10, 20), np.zeros((10, 20), dtype=int), {0: "a name that is far wider than the image"})
+    assert drawn.width > 100
 
 
 def test_overlay_refuses_sizes_and_alpha_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"label_map has shape \(4, 5\), expected .* \(8, 10\)"):
+    with pytest.raises(ValueError, match=r"label_map=\(4, 5\)"):
         overlay(noise(8, 10), np.zeros((4, 5), dtype=int), ID2LABEL)
-    with pytest.raises(ValueError, match="alpha is 2, expected a number from 0 to 1"):
+    with pytest.raises(ValueError, match="alpha=2"):
         overlay(noise(4, 5), np.zeros((4, 5), dtype=int), ID2LABEL, alpha=2)
 
 
-def test_legend_breaks_into_rows():
-    names, colors = ["building"] * 6, [(1, 2, 3)] * 6
-    assert make_legend(names, colors, width=1000).height < make_legend(names, colors, width=200).height
+def test_a_legend_breaks_into_rows_and_shows_names_as_they_are():
+    colors = [(1, 2, 3)] * 6
+    assert make_legend(["building"] * 6, colors, 1000).height < make_legend(["building"] * 6, colors, 200).height
+    # Neither left out, as matplotlib does with its own labels, nor read as a formula.
+    odd = make_legend(["_back$ground$_"], colors[:1], 400)
+    assert odd.width > make_legend(["_"], colors[:1], 400).width + 60
 
 
 def test_token_map_fills_patches_of_one_token_with_its_mean_colour():
@@ -125,30 +128,28 @@ def test_token_map_fills_patches_of_one_token_with_its_mean_colour():
 
 
 def test_token_map_crops_the_padding_and_magnifies():
-    picture = token_map(noise(13, 21), np.arange(6), (2, 3), 8, magnify=3)
-    assert picture.size == (63, 39)
+    drawn = token_map(noise(13, 21), np.arange(6), (2, 3), 8, magnify=3)
+    assert drawn.size == (63, 39)
 
 
 def test_token_map_refuses_a_grid_that_does_not_fit():
-    with pytest.raises(ValueError, match="patch_to_token has 5 entries, expected 2 x 3 patches"):
+    with pytest.raises(ValueError, match=r"patch_to_token=\(5,\)"):
         token_map(noise(16, 24), np.arange(5), (2, 3), 8)
-    with pytest.raises(
-        ValueError, match="image is 16 x 32 pixels, which is 2 x 4 patches of 8, expected a grid of 2 x 3"
-    ):
+    with pytest.raises(ValueError, match=r"grid_size=\(2, 3\)"):
         token_map(noise(16, 32), np.arange(6), (2, 3), 8)
 
 
-def test_panel_sets_every_picture_at_the_column_width():
-    red, blue = Image.new("RGB", (20, 10), (250, 0, 0)), Image.new("RGB", (50, 50), (0, 0, 250))
-    picture = panel([[red, blue], [blue, red]], ["left", "right"], heading="two by two", column_width=100)
-    pixels = np.asarray(picture).reshape(-1, 3)
-    assert picture.width >= 200
-    assert (pixels == (250, 0, 0)).all(axis=1).sum() == 2 * 100 * 50
-    assert (pixels == (0, 0, 250)).all(axis=1).sum() == 2 * 100 * 100
+def test_panel_sets_every_image_at_about_the_column_width():
+    red, blue = Image.new("RGB", (20, 10), (250, 0, 0)), Image.new("RGB", (20, 10), (0, 0, 250))
+    drawn = panel([[red, blue], [blue, red]], ["left", "right"], heading="two by two", column_width=100)
+    pixels = np.asarray(drawn).reshape(-1, 3)
+    assert drawn.width >= 200
+    for color in ((250, 0, 0), (0, 0, 250)):
+        assert (pixels == color).all(axis=1).sum() == pytest.approx(2 * 100 * 50, rel=0.1)
 
 
 def test_panel_refuses_rows_that_do_not_match_the_titles():
-    with pytest.raises(ValueError, match="row 0 has 1 pictures and 2 captions, expected 2 each"):
+    with pytest.raises(ValueError, match=r"row=\(1, 2\)"):
         panel([[noise(4, 4)]], ["left", "right"])
-    with pytest.raises(ValueError, match="expected the same number, at least 1"):
+    with pytest.raises(ValueError, match="captions=0"):
         panel([], ["left"])
