@@ -9,7 +9,7 @@ Between the embeddings and the logits the tokens of a batch live in a pack (see 
 as many tokens as it needs, so no image's result depends on what else is in the batch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,11 +25,12 @@ from .configuration_algm import AlgmConfig
 
 # The Auto classes of older transformers copy only the files that this one imports itself, not those that those import.
 from .packed_attention import packed_attention  # noqa: F401
-from .refusals import require  # noqa: F401
+from .patch_grid import patch_grid
+from .refusals import require
 from .rotary_positions import rotary_table
 from .segmentation_decoders import AlgmLinearDecoder, AlgmMaskTransformerDecoder
-from .segmentation_loss import check_labels, segmentation_loss, upsample_logits
-from .sliding_window import averaged_bands, window_starts
+from .segmentation_loss import check_labels, segmentation_loss
+from .sliding_window import SlidImage, slide
 from .token_merging import global_merge, local_merge, restore_tokens
 from .token_packs import (
     TokenPack,
@@ -37,7 +38,6 @@ from .token_packs import (
     drop_special_tokens,
     full_lengths,
     full_pack,
-    stack_images,
     to_batch,
     to_grids,
 )
@@ -48,10 +48,8 @@ from .transformer_layers import (
     AlgmMlpBlock,
     drop_path_rates,
 )
-from .vit_embeddings import AlgmEmbeddings
+from .vit_embeddings import AlgmEmbeddings, GridSizes, ImageBatch, stack_images
 
-
-GridSizes = Sequence[tuple[int, int]]
 
 # The image segmentation pipeline looks for class names in this table only, and logs that any other class "is not
 # supported" before it goes on and works. No Auto class reads this entry: they go by the configs transformers ships.
@@ -170,11 +168,8 @@ class AlgmPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: with `fullgraph=True`; which attention kernels run depends on the token counts.
         """
-        if kwargs.get("fullgraph"):
-            raise ValueError(
-                "fullgraph=True: expected False; attention of images with different token counts runs between the "
-                "graphs"
-            )
+        expected = "False; attention of images with different token counts runs between the graphs"
+        require(not kwargs.get("fullgraph"), "fullgraph", True, expected)
         for module in self.modules():
             if isinstance(module, (AlgmAttentionBlock, AlgmMlpBlock)):
                 module.compile(**{"dynamic": True, **kwargs})
@@ -196,43 +191,33 @@ class AlgmPreTrainedModel(PreTrainedModel):
         return super().save_pretrained(save_directory, *args, **kwargs)
 
     def _prepare_inputs(
-        self, pixel_values: Tensor | Sequence, image_sizes: Tensor | None
-    ) -> tuple[Tensor, list[tuple[int, int]] | None]:
-        """Refuse what does not fit; the images as one tensor and, where they differ, their sizes in pixels."""
-        config = self.config
+        self, pixel_values: Tensor | Sequence | ImageBatch, image_sizes: Tensor | None = None
+    ) -> ImageBatch:
+        """The images as one batch; refuses what does not fit. A batch that was prepared before is taken as it is."""
+        if isinstance(pixel_values, ImageBatch):
+            return pixel_values
+        config, sizes = self.config, None
         config.validate_call_settings()
-        if config.output_attentions:
-            raise ValueError(
-                "output_attentions=True: expected False; merged images have attention maps of different sizes, which "
-                "no tensor holds"
-            )
+        expected = "False; merged images have attention maps of different sizes, which no tensor holds"
+        require(not config.output_attentions, "output_attentions", True, expected)
         if not isinstance(pixel_values, Tensor):
-            if image_sizes is not None:
-                raise ValueError(
-                    f"image_sizes={image_sizes!r} with a list of images: expected None, the images have their sizes"
-                )
-            pixel_values, image_sizes = stack_images(pixel_values)
+            require(image_sizes is None, "image_sizes", image_sizes, "None; images in a list have their sizes")
+            pixel_values, sizes = stack_images(pixel_values)
         shape = tuple(pixel_values.shape)
-        if len(shape) != 4 or shape[0] == 0 or shape[1] != config.num_channels:
-            raise ValueError(
-                f"pixel_values has shape {shape}: expected (batch_size, num_channels={config.num_channels}, height, "
-                "width)"
-            )
-        sizes = [shape[-2:]]
+        expected = f"(batch_size, num_channels={config.num_channels}, height, width)"
+        fits = len(shape) == 4 and shape[0] > 0 and shape[1] == config.num_channels
+        require(fits, "pixel_values.shape", shape, expected)
         if image_sizes is not None:
-            if not isinstance(image_sizes, Tensor) or image_sizes.dtype.is_floating_point:
-                kind = getattr(image_sizes, "dtype", type(image_sizes).__name__)
-                raise ValueError(f"image_sizes is of type {kind}: expected a tensor of integers")
-            if tuple(image_sizes.shape) != (shape[0], 2):
-                raise ValueError(f"image_sizes has shape {tuple(image_sizes.shape)}: expected ({shape[0]}, 2)")
+            is_integer = isinstance(image_sizes, Tensor) and not image_sizes.dtype.is_floating_point
+            require(is_integer, "image_sizes", image_sizes, "a tensor of integers")
+            shape_of_sizes = tuple(image_sizes.shape)
+            require(shape_of_sizes == (shape[0], 2), "image_sizes.shape", shape_of_sizes, f"({shape[0]}, 2)")
             sizes = [tuple(size) for size in image_sizes.tolist()]
-        for height, width in sizes:
-            if not (config.patch_size <= height <= shape[-2] and config.patch_size <= width <= shape[-1]):
-                raise ValueError(
-                    f"an image has {height} x {width} pixels: expected at least one patch (patch_size="
-                    f"{config.patch_size}) and at most the {shape[-2]} x {shape[-1]} pixels of pixel_values"
-                )
-        return pixel_values, None if image_sizes is None else sizes
+        expected = f"at least one patch (patch_size={config.patch_size}) and at most pixel_values, {shape[-2:]}"
+        for size in sizes or [shape[-2:]]:
+            fits = all(config.patch_size <= side <= padded for side, padded in zip(size, shape[-2:], strict=True))
+            require(fits, "height and width of an image", size, expected)
+        return ImageBatch(pixel_values, sizes)
 
 
 class AlgmModel(AlgmPreTrainedModel):
@@ -287,11 +272,11 @@ class AlgmModel(AlgmPreTrainedModel):
             ValueError: if an input or a field of the config does not fit.
         """
         config = self.config
-        pixel_values, sizes = self._prepare_inputs(pixel_values, image_sizes)
+        batch = self._prepare_inputs(pixel_values, image_sizes)
         if output_hidden_states is None:
             output_hidden_states = config.output_hidden_states
 
-        hidden_states, grid_sizes = self.embeddings(pixel_values, sizes)
+        hidden_states, grid_sizes = self.embeddings(*batch)
         pack = full_pack(hidden_states, full_lengths(grid_sizes, config.num_special_tokens))
         all_hidden_states = [self._restore(pack, grid_sizes)] if output_hidden_states else None
         rotary = rotary_table(config, pack, grid_sizes)
@@ -306,13 +291,13 @@ class AlgmModel(AlgmPreTrainedModel):
                 all_hidden_states.append(self._restore(pack, grid_sizes))
         pack = pack.with_hidden_states(self.layernorm(pack.hidden_states))
 
-        device = pixel_values.device
+        device = batch.pixel_values.device
         return AlgmModelOutput(
             last_hidden_state=None if output_packed else self._restore(pack, grid_sizes),
             hidden_states=tuple(all_hidden_states) if output_hidden_states else None,
             token_counts=torch.tensor(token_counts, device=device).T.contiguous() if output_token_merging else None,
             patch_to_token=self._patch_to_token(pack, grid_sizes) if output_token_merging else None,
-            grid_sizes=None if sizes is None else torch.tensor(grid_sizes, device=device),
+            grid_sizes=None if batch.sizes is None else torch.tensor(grid_sizes, device=device),
             pack=pack if output_packed else None,
         )
 
@@ -402,22 +387,24 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
         >>> label_map = processor.post_process_semantic_segmentation(outputs, target_sizes=[image.size[::-1]])[0]
         ```
         """
-        pixel_values, sizes = self._prepare_inputs(pixel_values, image_sizes)
-        self._check_labels(labels, pixel_values)
+        config = self.config
+        batch = self._prepare_inputs(pixel_values, image_sizes)
+        slides = config.inference_mode == "slide" and not self.training
         if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
-        if self.config.inference_mode == "slide" and not self.training:
-            if output_hidden_states:
-                raise ValueError(
-                    "output_hidden_states=True: expected False with inference_mode='slide'; the features of an image "
-                    "exist in windows only, use AlgmModel or inference_mode='whole'"
-                )
-            output = self._forward_windows(pixel_values, sizes, output_token_merging)
+            output_hidden_states = config.output_hidden_states
+        expected = "False with inference_mode='slide'; features exist in windows only, use AlgmModel or 'whole'"
+        require(not (slides and output_hidden_states), "output_hidden_states", True, expected)
+        if labels is not None:
+            self._check_labels(labels, batch.pixel_values)
+
+        if slides:
+            output = self._forward_slide(batch, output_token_merging)
         else:
-            output = self._forward_whole(pixel_values, sizes, output_hidden_states, output_token_merging)
+            output = self._forward_whole(batch, output_hidden_states, output_token_merging)
         if labels is None:
             return output
-        return AlgmSemanticSegmenterOutput(**{**output, "loss": self._loss(output.logits, labels, sizes)})
+        loss = self._loss(output.logits, labels, batch.sizes, patch_size=1 if slides else config.patch_size)
+        return AlgmSemanticSegmenterOutput(**{**output, "loss": loss})
 
     @torch.no_grad()
     def segment(self, pixel_values: Tensor) -> Tensor:
@@ -426,9 +413,8 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
         equal to the argmax of `forward`'s logits, ties to the lowest class. For images whose
         `(num_labels, height, width)` logits do not fit.
 
-        Beyond the model's own needs for `window_batch_size` windows it takes about
-        `8 * num_labels * window_size * width` bytes an image: 3.7 GB for 150 classes, windows of 512 and a width
-        of 6000.
+        Beyond the model's own needs for `window_batch_size` windows it takes
+        `4 * num_labels / patch_size**2` bytes for each pixel of all windows, and about 0.6 GB for a band of rows.
 
         Args:
             pixel_values (`Tensor` of shape `(batch_size, num_channels, height, width)`): normalised images.
@@ -437,39 +423,28 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
             `Tensor` of shape `(batch_size, height, width)`, int64
 
         Raises:
-            ValueError: if the model is not in evaluation mode with `inference_mode="slide"`, or an input does not fit.
+            ValueError: if the model does not slide in evaluation mode, or an input does not fit.
         """
-        if self.training or self.config.inference_mode != "slide":
-            raise ValueError(
-                f"inference_mode={self.config.inference_mode!r}, training={self.training}: expected a model in "
-                "evaluation mode (model.eval()) with inference_mode='slide'"
-            )
-        pixel_values, sizes = self._prepare_inputs(pixel_values, None)
-        if sizes is not None and len(set(sizes)) > 1:
-            raise ValueError(f"pixel_values holds images of the sizes {sizes}: expected equal sizes")
-        bands = self._window_bands(pixel_values)
-        return torch.cat([logits.argmax(dim=1) for _, logits in bands], dim=1)
+        require(not self.training, "training", True, "a model in evaluation mode (model.eval())")
+        require(self.config.inference_mode == "slide", "inference_mode", self.config.inference_mode, "'slide'")
+        batch = self._prepare_inputs(pixel_values)
+        require(batch.sizes is None, "sizes of pixel_values", batch.sizes, "equal ones")
+        label_maps = [torch.cat([band.argmax(0) for _, band in image.scores.bands()]) for image in self._slide(batch)]
+        return torch.stack(label_maps).to(batch.pixel_values.device)
 
     def _forward_whole(
-        self,
-        pixel_values: Tensor,
-        sizes: GridSizes | None,
-        output_hidden_states: bool | None = None,
-        output_token_merging: bool | None = None,
+        self, batch: ImageBatch, output_hidden_states: bool | None, output_token_merging: bool | None
     ) -> AlgmSemanticSegmenterOutput:
-        config = self.config
-        image_sizes = None if sizes is None else torch.tensor(sizes)
+        """Logits of the patches."""
         encoded = self.algm(
-            pixel_values,
-            image_sizes=image_sizes,
+            batch,
             output_hidden_states=output_hidden_states,
             output_token_merging=output_token_merging,
             output_packed=True,
             return_dict=True,
         )
-        sizes = [pixel_values.shape[-2:]] * pixel_values.shape[0] if sizes is None else sizes
-        grid_sizes = [(-(-height // config.patch_size), -(-width // config.patch_size)) for height, width in sizes]
-        patches = drop_special_tokens(encoded.pack, grid_sizes, config.num_special_tokens)
+        grid_sizes = batch.grid_sizes(self.config.patch_size)
+        patches = drop_special_tokens(encoded.pack, grid_sizes, self.config.num_special_tokens)
         logits = self.decode_head(patches)
         logits = restore_tokens(logits, patches.token_index.to(logits.device))
         return AlgmSemanticSegmenterOutput(
@@ -480,84 +455,49 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
             grid_sizes=encoded.grid_sizes,
         )
 
-    def _forward_windows(
-        self, pixel_values: Tensor, sizes: GridSizes | None, output_token_merging: bool | None
-    ) -> AlgmSemanticSegmenterOutput:
+    def _forward_slide(self, batch: ImageBatch, output_token_merging: bool | None) -> AlgmSemanticSegmenterOutput:
+        """Averaged logits of the pixels."""
+        pixel_values, sizes = batch
         batch_size, _, height, width = pixel_values.shape
         logits = pixel_values.new_zeros(batch_size, self.config.num_labels, height, width, dtype=torch.float32)
-        if sizes is None:
-            batches = [(slice(0, batch_size), height, width)]
-        else:
-            batches = [(slice(image, image + 1), *size) for image, size in enumerate(sizes)]
-        token_counts = []
-        for images, image_height, image_width in batches:
-            batch = pixel_values[images, :, :image_height, :image_width]
-            window_counts: list[Tensor] | None = [] if output_token_merging else None
-            for top, band in self._window_bands(batch, window_counts):
-                logits[images, :, top : top + band.shape[2], :image_width] = band
-            if output_token_merging:
-                # Windows come row by row, in a row image by image.
-                columns = len(window_starts(image_width, *self._window_geometry))
-                counts = torch.stack(window_counts).unflatten(0, (-1, batch.shape[0], columns))
-                token_counts.append(counts.sum(dim=(0, 2)))
+        images = self._slide(batch)
+        for index, image in enumerate(images):
+            for rows, band in image.scores.bands():
+                logits[index, :, rows, : band.shape[-1]] = band
         return AlgmSemanticSegmenterOutput(
             logits=logits,
-            token_counts=torch.cat(token_counts) if output_token_merging else None,
+            token_counts=torch.stack([image.token_counts for image in images]) if output_token_merging else None,
             grid_sizes=None if sizes is None else torch.tensor(sizes, device=logits.device),
         )
 
-    @property
-    def _window_geometry(self) -> tuple[int, int]:
-        size, stride = self.config.window_size, self.config.window_stride
-        return size, size if stride is None else stride
+    def _slide(self, batch: ImageBatch) -> list[SlidImage]:
+        sizes = batch.sizes or [batch.pixel_values.shape[-2:]] * batch.pixel_values.shape[0]
+        images = [image[:, :height, :width] for image, (height, width) in zip(batch.pixel_values, sizes, strict=True)]
+        return slide(lambda windows: self._forward_whole(stack_images(windows), False, True), images, self.config)
 
-    def _window_bands(self, images: Tensor, window_counts: list[Tensor] | None = None) -> Iterator[tuple[int, Tensor]]:
-        """
-        The averaged logits of images of one size in bands of rows; see [`averaged_bands`]. Appends the token counts
-        `(num_hidden_layers,)` of each window to `window_counts`.
-        """
-        config = self.config
-
-        def window_logits(windows: Tensor) -> Iterator[Tensor]:
-            output = self._forward_whole(windows, None, False, window_counts is not None)
-            if window_counts is not None:
-                window_counts.extend(output.token_counts)
-            for logits in output.logits:
-                yield upsample_logits(logits[None].float(), windows.shape[-2:], config.patch_size)[0]
-
-        size, stride = self._window_geometry
-        return averaged_bands(window_logits, images, config.num_labels, size, stride, config.window_batch_size)
-
-    def _loss(self, logits: Tensor, labels: Tensor, sizes: GridSizes | None) -> Tensor:
+    def _loss(self, logits: Tensor, labels: Tensor, sizes: GridSizes | None, patch_size: int) -> Tensor:
         config, labels = self.config, labels.to(logits.device)
-        weights = config.class_weights
-        if weights is not None and len(weights) != config.num_labels:
-            raise ValueError(
-                f"class_weights={weights!r}: expected one number for each of num_labels={config.num_labels}, or None "
-                "(from_pretrained(..., class_weights=None) drops those of a checkpoint with other classes)"
-            )
-        is_pixel_level = config.inference_mode == "slide" and not self.training
-        patch_size = 1 if is_pixel_level else config.patch_size
         grids, grid_labels = [logits], [labels]
         if sizes is not None:
-            grids, grid_labels = [], []
-            for image, (height, width) in enumerate(sizes):
-                rows, columns = -(-height // patch_size), -(-width // patch_size)
-                grids.append(logits[image : image + 1, :, :rows, :columns])
-                grid_labels.append(labels[image : image + 1, :height, :width])
-        return segmentation_loss(grids, grid_labels, config.semantic_loss_ignore_index, weights, patch_size)
+            grid_sizes = [patch_grid(size, patch_size) for size in sizes]
+            grids = [grid[None, :, :rows, :columns] for grid, (rows, columns) in zip(logits, grid_sizes, strict=True)]
+            grid_labels = [label[None, :height, :width] for label, (height, width) in zip(labels, sizes, strict=True)]
+        return segmentation_loss(
+            grids, grid_labels, config.semantic_loss_ignore_index, config.class_weights, patch_size
+        )
 
-    def _check_labels(self, labels: Tensor | None, pixel_values: Tensor) -> None:
-        if labels is None:
-            return
+    def _check_labels(self, labels: Tensor, pixel_values: Tensor) -> None:
+        """Values are checked where that costs nothing: on the CPU."""
+        config, weights = self.config, self.config.class_weights
         expected = (pixel_values.shape[0], *pixel_values.shape[-2:])
-        if tuple(labels.shape) != expected:
-            raise ValueError(
-                f"labels has shape {tuple(labels.shape)}: expected (batch_size, height, width) = {expected}, the size "
-                "of pixel_values"
-            )
+        require(labels.shape == expected, "labels.shape", tuple(labels.shape), f"that of pixel_values, {expected}")
+        expected = (
+            f"None or one number for each of num_labels={config.num_labels} "
+            "(from_pretrained(..., class_weights=None) drops those of a checkpoint with other classes)"
+        )
+        require(weights is None or len(weights) == config.num_labels, "class_weights", weights, expected)
         if labels.device.type == "cpu":
-            check_labels(labels, self.config.num_labels, self.config.semantic_loss_ignore_index)
+            check_labels(labels, config.num_labels, config.semantic_loss_ignore_index)
 
 
 __all__ = [

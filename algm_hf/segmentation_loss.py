@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .patch_grid import patch_grid
+from .refusals import require
+
 
 # Logits of pixels in each tensor of the loss, or those of one cell if they are more: 16 MB in float32. Much smaller
 # bands are slow on a busy CPU, where every operation waits for the slowest thread.
@@ -15,16 +18,8 @@ BAND_ELEMENTS = 2**22
 
 def upsample_logits(logits: Tensor, image_size: tuple[int, int], patch_size: int) -> Tensor:
     """
-    Logits of each pixel of an image: bilinear (`align_corners=False`) to the padded image that the grid covers, then
-    cropped to the image (Segmenter, ICCV 2021, section 3.2).
-
-    Args:
-        logits (`Tensor` of shape `(batch_size, num_labels, grid_height, grid_width)`)
-        image_size (`tuple[int, int]`): height and width of the image in pixels, at most the padded ones.
-        patch_size (`int`): side of a patch in pixels.
-
-    Returns:
-        `Tensor` of shape `(batch_size, num_labels, height, width)`
+    Logits `(batch_size, num_labels, height, width)` of each pixel: bilinear (`align_corners=False`) to the padded
+    image that the grid covers, then cropped to the image (Segmenter, ICCV 2021, section 3.2).
     """
     height, width = image_size
     padded_size = (logits.shape[-2] * patch_size, logits.shape[-1] * patch_size)
@@ -36,30 +31,21 @@ def upsample_logits(logits: Tensor, image_size: tuple[int, int], patch_size: int
 
 def check_labels(labels: Tensor, num_labels: int, ignore_index: int) -> None:
     """
-    Check that every label is a class or the ignored value. On an accelerator the same mistake ends in an assertion of
-    the device that names nothing, so do this where the labels still are on the CPU.
-
-    Args:
-        labels (`Tensor` of any shape, integer)
-        num_labels (`int`): number of classes.
-        ignore_index (`int`): value of pixels without a label.
-
-    Raises:
-        ValueError: naming the values that do not fit, `num_labels` and the settings that usually are the reason.
+    Raise a `ValueError` unless every label is a class or the ignored value. On an accelerator the same mistake ends in
+    an assertion of the device that names nothing, so do this where the labels still are on the CPU.
     """
-    if labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool:
-        raise ValueError(f"labels has dtype {labels.dtype}: expected integers")
+    is_integer = not (labels.dtype.is_floating_point or labels.dtype.is_complex or labels.dtype == torch.bool)
+    require(is_integer, "labels.dtype", labels.dtype, "an integer type")
     labels = labels.long()  # comparing a small type with a number that it cannot hold wraps the number
     wrong = labels[((labels < 0) | (labels >= num_labels)) & (labels != ignore_index)]
     if wrong.numel():
         values = torch.unique(wrong).tolist()
-        shown = ", ".join(map(str, values[:5])) + (", ..." if len(values) > 5 else "")
-        raise ValueError(
-            f"labels has the value(s) {shown} in {wrong.numel()} pixels: expected 0..{num_labels - 1} "
-            f"(num_labels={num_labels}) or semantic_loss_ignore_index={ignore_index}. If 0 stands for 'no label' in "
-            "your maps, use do_reduce_labels=True in the image processor; if a two-class mask is stored as 0 and 255, "
-            "divide it by 255"
+        expected = (
+            f"0..{num_labels - 1} (num_labels={num_labels}) or semantic_loss_ignore_index={ignore_index}, which "
+            f"{wrong.numel()} pixels are not. If 0 stands for 'no label' in your maps, use do_reduce_labels=True in "
+            "the image processor; if a two-class mask is stored as 0 and 255, divide it by 255"
         )
+        require(False, "labels", values if len(values) <= 5 else [*values[:5], ...], expected)
 
 
 def segmentation_loss(
@@ -75,16 +61,10 @@ def segmentation_loss(
     cross-entropy, but the logits of the pixels never exist all at once; see [`upsampled_cross_entropy`].
 
     Args:
-        logits (`Sequence[Tensor]`): tensors of shape `(batch_size, num_labels, grid_height, grid_width)`; several,
-            when images differ in size.
-        labels (`Sequence[Tensor]`): their labels `(batch_size, height, width)`, integers in `0..num_labels - 1` or
-            `ignore_index`.
-        ignore_index (`int`): label value of pixels that do not count.
-        class_weights (`Sequence[float]`, *optional*): one weight >= 0 per class.
-        patch_size (`int`, *optional*, defaults to 1): side of a patch in pixels; 1 for logits of pixels.
-
-    Returns:
-        `Tensor` of shape `()`
+        logits: tensors `(batch_size, num_labels, grid_height, grid_width)`; several, when images differ in size.
+        labels: their labels `(batch_size, height, width)`, integers in `0..num_labels - 1` or `ignore_index`.
+        class_weights: one weight >= 0 for each class.
+        patch_size: side of a patch in pixels; 1 for logits of pixels.
     """
     total, divisor = 0.0, 0.0
     for image_logits, image_labels in zip(logits, labels, strict=True):
@@ -112,26 +92,12 @@ def upsampled_cross_entropy(logits: Tensor, labels: Tensor, pixel_weights: Tenso
     the same pass, a band of cells at a time, and only that of the corners is kept: nothing is computed again in
     backward. There is no second derivative: `create_graph=True` is refused.
 
-    Args:
-        logits (`Tensor` of shape `(batch_size, num_labels, grid_height, grid_width)`, float32 or float64)
-        labels (`Tensor` of shape `(batch_size, height, width)`, int64): classes in `0..num_labels - 1`, also where the
-            weight is 0.
-        pixel_weights (`Tensor` of the shape of `labels`, dtype of `logits`): 0 for pixels that do not count.
-        patch_size (`int`): side of a patch in pixels.
-
-    Returns:
-        `Tensor` of shape `()`
-
-    Raises:
-        ValueError: if the grid is not the one that covers the labels.
+    `logits` are float32 or float64; `labels` int64 classes also where `pixel_weights`, in their dtype, is 0. Raises a
+    `ValueError` if the grid is not the one that covers the labels.
     """
-    grid_size = tuple(-(-side // patch_size) for side in labels.shape[-2:])
-    if tuple(logits.shape[-2:]) != grid_size or logits.shape[0] != labels.shape[0]:
-        raise ValueError(
-            f"logits has shape {tuple(logits.shape)}: expected (batch_size, num_labels, grid_height, grid_width) = "
-            f"({labels.shape[0]}, {logits.shape[1]}, {grid_size[0]}, {grid_size[1]}), the grid of labels of shape "
-            f"{tuple(labels.shape)} with patch_size={patch_size}"
-        )
+    expected = (labels.shape[0], logits.shape[1], *patch_grid(labels.shape[-2:], patch_size))
+    of_labels = f"{expected}, the grid of labels of shape {tuple(labels.shape)} with patch_size={patch_size}"
+    require(logits.shape == expected, "logits.shape", tuple(logits.shape), of_labels)
     with torch.autocast(logits.device.type, enabled=False):
         corners = _cell_corners(logits, patch_size)
         labels, pixel_weights = _cell_pixels(labels, patch_size), _cell_pixels(pixel_weights, patch_size)
@@ -153,8 +119,7 @@ class _CellCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, total_gradient: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise ValueError("create_graph=True: expected False; the loss has no second derivative")
+        require(not torch.is_grad_enabled(), "create_graph", True, "False; the loss has no second derivative")
         (gradient,) = ctx.saved_tensors
         return gradient * total_gradient, None, None, None
 
@@ -214,7 +179,7 @@ def _cell_pixels(values: Tensor, patch_size: int) -> Tensor:
     if patch_size == 1:
         return values.flatten()[:, None]
     height, width = values.shape[-2:]
-    rows, columns = (-(-side // patch_size) + 1 for side in (height, width))
+    rows, columns = (side + 1 for side in patch_grid((height, width), patch_size))
     # The first cells lie before the first centres, where pixel `patch_size // 2` starts the next ones.
     before = patch_size - patch_size // 2
     after_columns, after_rows = columns * patch_size - before - width, rows * patch_size - before - height

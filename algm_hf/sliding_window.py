@@ -3,81 +3,131 @@
 """
 Sliding-window inference as the paper tests (ALGM, section 4.1; Segmenter, ICCV 2021): windows at a fixed stride, the
 last one flush with the border, the logits of each pixel averaged over the windows that see it.
+
+What is kept of a window are the logits of its patches. Those of pixels are made from them where and when they are
+needed, some rows or some classes at a time, so that `(num_labels, height, width)` need not exist at once.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from .configuration_algm import AlgmConfig
+from .patch_grid import patch_grid
+
+
+# Scores of pixels in a band of rows: 2**26 float32 values are 256 MiB. Of less, most would be made twice.
+BAND_ELEMENTS = 2**26
+
+
+class PixelScores:
+    """
+    The scores of the pixels of one image, made on demand from the logits of the patches of its windows.
+
+    Args:
+        grids (`list[Tensor]`, each `(num_labels, grid_height, grid_width)`): by window, row by row of windows.
+        size (`tuple[int, int]`): height and width of the image in pixels.
+        window_size, window_stride (`int`): in pixels; windows are cut to smaller images.
+        patch_size (`int`): side of a patch in pixels.
+        mirrored (`bool`): whether the model saw the image mirrored left to right; the scores are turned back.
+    """
+
+    def __init__(
+        self,
+        grids: list[Tensor],
+        size: tuple[int, int],
+        window_size: int,
+        window_stride: int,
+        patch_size: int,
+        mirrored: bool = False,
+    ):
+        self.grids, self.size, self.patch_size, self.mirrored = grids, tuple(size), patch_size, mirrored
+        self.num_labels, self.device = grids[0].shape[0], grids[0].device
+        self.window = tuple(min(window_size, side) for side in size)
+        self.starts = [window_starts(side, window_size, window_stride) for side in size]
+        # How many windows see a pixel: those that see its row times those that see its column.
+        self.counts = [torch.zeros(side, device=self.device) for side in size]
+        for counts, starts, side in zip(self.counts, self.starts, self.window, strict=True):
+            for start in starts:
+                counts[start : start + side] += 1
+
+    def rows(self, first: int, stop: int, classes: slice | Tensor = slice(None)) -> Tensor:
+        """Scores of the rows `first..stop - 1` for some classes, `(num_classes, stop - first, width)` float32."""
+        num_classes = self.grids[0][classes].shape[0]
+        sums = self.counts[0].new_zeros(num_classes, stop - first, self.size[1])
+        for grid, (top, left) in zip(self.grids, product(*self.starts), strict=True):
+            begin, end = max(first, top), min(stop, top + self.window[0])
+            if begin < end:
+                pixels = _rows_of_pixels(grid[classes], begin - top, end - top, self.patch_size)
+                columns = slice(left, left + self.window[1])
+                sums[:, begin - first : end - first, columns] += pixels[..., : self.window[1]]
+        sums /= self.counts[0][first:stop, None] * self.counts[1]
+        return sums.flip(-1) if self.mirrored else sums
+
+    def bands(self) -> Iterator[tuple[slice, Tensor]]:
+        """All rows from top to bottom: some of them at a time, and their scores."""
+        height, width = self.size
+        step = max(self.patch_size, BAND_ELEMENTS // (self.num_labels * width))
+        for first in range(0, height, step):
+            stop = min(first + step, height)
+            yield slice(first, stop), self.rows(first, stop)
+
+
+class SlidImage(NamedTuple):
+    """What windows give of an image: its scores, and `token_counts (num_layers,)` summed over its windows."""
+
+    scores: PixelScores
+    token_counts: Tensor
+
+
+def slide(
+    forward: Callable[[list[Tensor]], NamedTuple], images: Sequence[Tensor], config: AlgmConfig, mirrored: bool = False
+) -> list[SlidImage]:
+    """
+    Images `(num_channels, height, width)` of any sizes in the windows of `config`, `window_batch_size` of them at a
+    time, whichever images they are of. `forward` takes a list of windows to the model's output, token counts included.
+    """
+    size, patch_size = config.window_size, config.patch_size
+    stride = size if config.window_stride is None else config.window_stride
+    windows = []
+    for owner, image in enumerate(images):
+        starts = [window_starts(side, size, stride) for side in image.shape[-2:]]
+        windows += [(owner, image[:, top : top + size, left : left + size]) for top, left in product(*starts)]
+    grids: list[list[Tensor]] = [[] for _ in images]
+    counts: list[list[Tensor]] = [[] for _ in images]
+    for first in range(0, len(windows), config.window_batch_size):
+        batch = windows[first : first + config.window_batch_size]
+        output = forward([window for _, window in batch])
+        for (owner, window), logits, tokens in zip(batch, output.logits, output.token_counts, strict=True):
+            rows, columns = patch_grid(window.shape[-2:], patch_size)
+            # A copy, lest the padding of a batch of different sizes stays in memory.
+            grids[owner].append(logits[:, :rows, :columns].clone())
+            counts[owner].append(tokens)
+    return [
+        SlidImage(PixelScores(grid, image.shape[-2:], size, stride, patch_size, mirrored), torch.stack(tokens).sum(0))
+        for image, grid, tokens in zip(images, grids, counts, strict=True)
+    ]
 
 
 def window_starts(length: int, window_size: int, window_stride: int) -> list[int]:
-    """
-    Where the windows along one side of an image start.
-
-    Args:
-        length (`int`): the side of the image in pixels.
-        window_size (`int`): the side of a window in pixels.
-        window_stride (`int`): distance between two windows in pixels, in `1..window_size`.
-
-    Returns:
-        `list[int]`: ascending; `[0]` if the image is not longer than a window.
-    """
+    """Where the windows along one side of an image start, ascending; `[0]` if it is not longer than a window."""
     last = max(0, length - window_size)
     return [*range(0, last, window_stride), last]
 
 
-def averaged_bands(
-    window_logits: Callable[[Tensor], Iterable[Tensor]],
-    images: Tensor,
-    num_labels: int,
-    window_size: int,
-    window_stride: int,
-    window_batch_size: int,
-) -> Iterator[tuple[int, Tensor]]:
-    """
-    The averaged logits of a batch of images, in bands of rows from top to bottom, each as soon as no further window
-    touches it. Beyond the pack of windows in flight this holds the logits of `window_size` rows and those of the rows
-    that overlap with the next windows, never those of a whole image.
-
-    Args:
-        window_logits (`Callable`):
-            takes windows `(num_windows, num_channels, window_height, window_width)` to the logits of their pixels, one
-            tensor `(num_labels, window_height, window_width)` after the other.
-        images (`Tensor` of shape `(batch_size, num_channels, height, width)`)
-        num_labels (`int`): number of classes.
-        window_size (`int`): side of a window in pixels; windows are cut to smaller images.
-        window_stride (`int`): distance between two windows in pixels, in `1..window_size`.
-        window_batch_size (`int`): number of windows given to `window_logits` at once, from all images of the batch.
-
-    Yields:
-        `tuple[int, Tensor]`: the first row of a band and its float32 logits `(batch_size, num_labels, rows, width)`.
-    """
-    batch_size, _, height, width = images.shape
-    window_height, window_width = min(window_size, height), min(window_size, width)
-    tops = window_starts(height, window_size, window_stride)
-    lefts = window_starts(width, window_size, window_stride)
-    windows = [(image, left) for image in range(batch_size) for left in lefts]
-    rows_done = 0
-    sums = images.new_zeros(batch_size, num_labels, window_height, width, dtype=torch.float32)
-    counts = images.new_zeros(window_height, width, dtype=torch.float32)
-    for top, next_top in zip(tops, [*tops[1:], height], strict=True):
-        rows = slice(top, top + window_height)
-        for first in range(0, len(windows), window_batch_size):
-            pack = windows[first : first + window_batch_size]
-            crops = torch.stack([images[image, :, rows, left : left + window_width] for image, left in pack])
-            for (image, left), logits in zip(pack, window_logits(crops), strict=True):
-                sums[image, :, :, left : left + window_width] += logits.to(sums.device)
-        for left in lefts:
-            counts[:, left : left + window_width] += 1
-        num_rows = next_top - top
-        # In place, to save the memory of a band: nothing is added to these rows any more.
-        yield rows_done, sums[:, :, :num_rows].div_(counts[:num_rows])
-        rows_done += num_rows
-        if next_top < height:
-            # New tensors, not shifted ones: what was yielded stays as it is.
-            sums = torch.nn.functional.pad(sums[:, :, num_rows:], (0, 0, 0, num_rows))
-            counts = torch.nn.functional.pad(counts[num_rows:], (0, 0, 0, num_rows))
+def _rows_of_pixels(grid: Tensor, begin: int, end: int, patch_size: int) -> Tensor:
+    """Rows `begin..end - 1` of a grid `(n, rows, columns)` upsampled by `patch_size`, from the patches they need."""
+    if patch_size == 1:
+        return grid[:, begin:end].float()
+    # One row of patches more on either side: where the grid is cut, interpolation would repeat its border.
+    first, last = max(0, begin // patch_size - 1), min(grid.shape[1], (end - 1) // patch_size + 2)
+    part = grid[None, :, first:last].float()
+    size = (part.shape[2] * patch_size, part.shape[3] * patch_size)
+    pixels = nn.functional.interpolate(part, size=size, mode="bilinear", align_corners=False)[0]
+    return pixels[:, begin - first * patch_size : end - first * patch_size]
 
 
-__all__ = ["averaged_bands", "window_starts"]
+__all__ = ["PixelScores", "SlidImage", "slide", "window_starts"]

@@ -9,28 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .refusals import require
-
-
-def stack_images(images: Sequence) -> tuple[Tensor, Tensor | None]:
-    """
-    One zero-padded tensor `(batch_size, num_channels, height, width)` of images `(num_channels, height, width)` of any
-    sizes, possibly in nested lists, and their sizes in pixels `(batch_size, 2)`, int64, or `None` if they are alike.
-    Raises a `ValueError` if there is no image, or one is no tensor of that shape with the channels of the first.
-    """
-    flat = list(images)
-    while any(isinstance(image, (list, tuple)) for image in flat):
-        flat = [image for entry in flat for image in (entry if isinstance(entry, (list, tuple)) else [entry])]
-    types = [type(image).__name__ for image in flat]
-    require(all(isinstance(image, Tensor) for image in flat), "pixel_values", types, "tensors only")
-    shapes = [tuple(image.shape) for image in flat]
-    alike = bool(flat) and all(len(shape) == 3 and shape[0] == shapes[0][0] for shape in shapes)
-    require(alike, "pixel_values.shape", shapes, "(num_channels, height, width) for each")
-    height, width = (max(shape[axis] for shape in shapes) for axis in (1, 2))
-    padded = [nn.functional.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in flat]
-    sizes = None if len(set(shapes)) == 1 else torch.tensor([shape[1:] for shape in shapes])
-    return torch.stack(padded), sizes
-
 
 def to_batch(packed: Tensor, lengths: Sequence[int], padding_value: float = 0.0) -> Tensor:
     """
@@ -176,7 +154,6 @@ __all__ = [
     "sequence_starts",
     "special_positions",
     "special_token_mask",
-    "stack_images",
     "to_batch",
     "to_device",
     "to_grids",

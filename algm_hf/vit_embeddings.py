@@ -3,14 +3,49 @@
 """From pixels to the tokens of a plain Vision Transformer, packed."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .configuration_algm import AlgmConfig
+from .patch_grid import patch_grid
+from .refusals import require
 
 
 GridSizes = Sequence[tuple[int, int]]
+
+
+class ImageBatch(NamedTuple):
+    """Images padded right and bottom to one tensor, and their heights and widths in pixels where they differ."""
+
+    pixel_values: Tensor
+    sizes: GridSizes | None = None
+
+    def grid_sizes(self, patch_size: int) -> GridSizes:
+        """Height and width in patches of each image."""
+        sizes = self.sizes or [self.pixel_values.shape[-2:]] * self.pixel_values.shape[0]
+        return [patch_grid(size, patch_size) for size in sizes]
+
+
+def stack_images(images: Sequence) -> ImageBatch:
+    """
+    One batch of images `(num_channels, height, width)` of any sizes, possibly in nested lists. Raises a `ValueError`
+    if there is no image, or one is no tensor of that shape with the channels of the first.
+    """
+    flat = list(images)
+    while any(isinstance(image, (list, tuple)) for image in flat):
+        flat = [image for entry in flat for image in (entry if isinstance(entry, (list, tuple)) else [entry])]
+    types = [type(image).__name__ for image in flat]
+    require(all(isinstance(image, Tensor) for image in flat), "pixel_values", types, "tensors only")
+    shapes = [tuple(image.shape) for image in flat]
+    alike = bool(flat) and all(len(shape) == 3 and shape[0] == shapes[0][0] for shape in shapes)
+    require(alike, "pixel_values.shape", shapes, "(num_channels, height, width) for each")
+    if len(set(shapes)) == 1:
+        return ImageBatch(torch.stack(flat))
+    height, width = (max(shape[axis] for shape in shapes) for axis in (1, 2))
+    padded = [nn.functional.pad(image, (0, width - image.shape[2], 0, height - image.shape[1])) for image in flat]
+    return ImageBatch(torch.stack(padded), [shape[1:] for shape in shapes])
 
 
 class AlgmPatchEmbeddings(nn.Module):
@@ -110,4 +145,4 @@ def resize_positions(
     return grid.flatten(2).transpose(1, 2).to(positions.dtype)
 
 
-__all__ = ["AlgmEmbeddings", "AlgmPatchEmbeddings", "resize_positions"]
+__all__ = ["AlgmEmbeddings", "AlgmPatchEmbeddings", "GridSizes", "ImageBatch", "resize_positions", "stack_images"]

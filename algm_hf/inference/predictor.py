@@ -16,17 +16,19 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ..patch_grid import patch_grid
+from ..refusals import require
 from ..runs.models import config_settings, unwrapped
 from ..runs.timing import synchronize
-from ..sliding_window import window_starts
-from .pixel_scores import PixelScores, best_averaged_classes, best_classes
+from ..sliding_window import PixelScores, slide
+from ..token_packs import full_lengths
+from .pixel_scores import best_averaged_classes, best_classes
 
 
 # Of the paper's multi-scale test, each with and without mirroring.
@@ -98,8 +100,8 @@ class SegmentationPredictor:
     def __init__(self, model: nn.Module, processor, scales: Sequence[float] = (1.0,), flip: bool = False):
         self.model, self.processor = model, processor
         self.scales, self.flip = tuple(float(scale) for scale in scales), bool(flip)
-        if not self.scales or not all(math.isfinite(scale) and scale > 0 for scale in self.scales):
-            raise ValueError(f"scales is {self.scales}, expected at least one number above 0.")
+        positive = bool(self.scales) and all(math.isfinite(scale) and scale > 0 for scale in self.scales)
+        require(positive, "scales", self.scales, "at least one number above 0")
 
     @property
     def config(self):
@@ -123,8 +125,7 @@ class SegmentationPredictor:
         Raises:
             `ValueError`: If the model is not in evaluation mode.
         """
-        if self.model.training:
-            raise ValueError("the model is in training mode, expected evaluation mode (model.eval()).")
+        require(not self.model.training, "training", True, "a model in evaluation mode (model.eval())")
         if self.scales == (1.0,) and not self.flip and self.config.inference_mode == "whole":
             return self._whole(list(images))
         return self._views_of(list(images))
@@ -146,10 +147,10 @@ class SegmentationPredictor:
         seconds = (self._clock() - start) / len(images)
         segmented = []
         for index, (label_map, size) in enumerate(zip(label_maps, sizes, strict=True)):
-            grid = self._grid(size)
+            grid = patch_grid(size, self.config.patch_size)
             patches = outputs.patch_to_token[index, : grid[0] * grid[1]].cpu().numpy()
             counts = outputs.token_counts[index].tolist()
-            unmerged = grid[0] * grid[1] + self.config.num_special_tokens
+            unmerged = self._num_tokens([grid])
             segmented.append(SegmentedImage(label_map, size, counts, grid, patches, unmerged, seconds))
         return segmented
 
@@ -174,12 +175,15 @@ class SegmentationPredictor:
     def _segmented(self, image: Image.Image, views: list[_View], input_size, seconds: float) -> SegmentedImage:
         start, target = self._clock(), (image.height, image.width)
         scores = [view.scores for view in views]
+        finite = all(bool(torch.isfinite(grid).all()) for view in scores for grid in view.grids)
+        require(finite, "logits", "NaN or infinite", "finite scores")
         label_map = best_classes(scores[0], target) if len(scores) == 1 else best_averaged_classes(scores, target)
         counts = [sum(layer) for layer in zip(*(view.token_counts for view in views), strict=True)]
         unmerged = sum(view.tokens_unmerged for view in views)
         label_map = label_map.cpu().numpy()
         seconds += self._clock() - start
-        return SegmentedImage(label_map, input_size, counts, self._grid(input_size), None, unmerged, seconds)
+        grid = patch_grid(input_size, self.config.patch_size)
+        return SegmentedImage(label_map, input_size, counts, grid, None, unmerged, seconds)
 
     def _pixels(self, images: list[Image.Image], scale: float) -> list[Tensor]:
         """The normalised images `(num_channels, height, width)` at a scale, unpadded, on the CPU."""
@@ -201,51 +205,30 @@ class SegmentationPredictor:
         pixels = [image.to(self.device, unwrapped(self.model).dtype) for image in pixels]
         pixels = [image.flip(-1) for image in pixels] if mirrored else pixels
         if self.config.inference_mode == "slide":
-            return self._slide(pixels, mirrored)
+            return [
+                _View(scores, counts.tolist(), self._num_tokens([grid.shape[-2:] for grid in scores.grids]))
+                for scores, counts in slide(self._forward_windows, pixels, self.config, mirrored)
+            ]
         outputs = self.model(pixels if len(pixels) > 1 else pixels[0][None], output_token_merging=True)
         views = []
         for logits, counts, image in zip(outputs.logits, outputs.token_counts.tolist(), pixels, strict=True):
             size = tuple(image.shape[-2:])
-            rows, columns = self._grid(size)
             patch = self.config.patch_size
+            rows, columns = patch_grid(size, patch)
             if size == (rows * patch, columns * patch):
                 # Without padding to cut off the processor resizes from the patches in one step; so is it done here.
                 size, patch = (rows, columns), 1
             scores = PixelScores([logits[:, :rows, :columns]], size, max(size), max(size), patch, mirrored)
-            views.append(_View(scores, counts, rows * columns + self.config.num_special_tokens))
+            views.append(_View(scores, counts, self._num_tokens([(rows, columns)])))
         return views
 
-    def _slide(self, pixels: list[Tensor], mirrored: bool) -> list[_View]:
-        window = self.config.window_size
-        stride = window if self.config.window_stride is None else self.config.window_stride
-        crops, owners = [], []
-        for index, image in enumerate(pixels):
-            starts = [window_starts(side, window, stride) for side in image.shape[-2:]]
-            found = [image[:, top : top + window, left : left + window] for top, left in product(*starts)]
-            crops += found
-            owners += [index] * len(found)
-        grids: list[list[Tensor]] = [[] for _ in pixels]
-        counts: list[list[list[int]]] = [[] for _ in pixels]
-        for first in range(0, len(crops), self.config.window_batch_size):
-            pack = crops[first : first + self.config.window_batch_size]
-            with config_settings(unwrapped(self.model), inference_mode="whole"):
-                outputs = self.model(pack if len(pack) > 1 else pack[0][None], output_token_merging=True)
-            for offset, (logits, tokens) in enumerate(zip(outputs.logits, outputs.token_counts.tolist(), strict=True)):
-                rows, columns = self._grid(pack[offset].shape[-2:])
-                # A copy, lest the padding of a pack of different sizes stays in memory.
-                grids[owners[first + offset]].append(logits[:, :rows, :columns].clone())
-                counts[owners[first + offset]].append(tokens)
-        views = []
-        for image, found, tokens in zip(pixels, grids, counts, strict=True):
-            scores = PixelScores(found, tuple(image.shape[-2:]), window, stride, self.config.patch_size, mirrored)
-            unmerged = sum(grid[0].numel() + self.config.num_special_tokens for grid in found)
-            views.append(_View(scores, [sum(layer) for layer in zip(*tokens, strict=True)], unmerged))
-        return views
+    def _forward_windows(self, windows: list[Tensor]):
+        with config_settings(unwrapped(self.model), inference_mode="whole"):
+            return self.model(windows if len(windows) > 1 else windows[0][None], output_token_merging=True)
 
-    def _grid(self, size: Sequence[int]) -> tuple[int, int]:
-        """Rows and columns of patches that cover an image."""
-        patch = self.config.patch_size
-        return -(-size[0] // patch), -(-size[1] // patch)
+    def _num_tokens(self, grids: Sequence[Sequence[int]]) -> int:
+        """Tokens of these grids of patches if nothing merges."""
+        return sum(full_lengths(grids, self.config.num_special_tokens))
 
     def _clock(self) -> float:
         synchronize(self.device)

@@ -11,14 +11,13 @@ from tiny_models import tiny_model
 from torch.nn.functional import interpolate
 
 from algm_hf import AlgmImageProcessor
-from algm_hf.inference.pixel_scores import PixelScores, best_averaged_classes, best_classes
 from algm_hf.inference.predictor import PAPER_SCALES, SegmentationPredictor
 
 
 PATCH = 8
 
 
-def picture(height, width, seed=0):
+def image_of(height, width, seed=0):
     """Flat regions with some noise."""
     generator = np.random.default_rng(seed)
     coarse = Image.fromarray(generator.integers(0, 256, (4, 4, 3), dtype=np.uint8))
@@ -79,7 +78,7 @@ def assert_argmax_but_for_ties(label_map, scores, tolerance=1e-4):
 @pytest.mark.parametrize("window, stride", [(32, 24), (48, 32), (32, 32)])
 def test_scales_and_mirror_images_in_windows_equal_the_dense_computation(scales, flip, window, stride):
     model, processor = slide_model(window, stride), AlgmImageProcessor(size=window, patch_size=PATCH)
-    for image in (picture(50, 77), picture(90, 61, seed=1)):
+    for image in (image_of(50, 77), image_of(90, 61, seed=1)):
         (result,) = SegmentationPredictor(model, processor, scales, flip)([image])
         expected, tokens = dense_probabilities(model, processor, image, scales, flip, window, stride)
         assert result.label_map.shape == (image.height, image.width)
@@ -92,16 +91,16 @@ def test_scales_and_mirror_images_in_windows_equal_the_dense_computation(scales,
 def test_the_height_of_the_bands_changes_nothing(band, monkeypatch):
     model, processor = slide_model(), AlgmImageProcessor(size=32, patch_size=PATCH)
     predictor = SegmentationPredictor(model, processor, (0.75, 1.5), flip=True)
-    (expected,) = predictor([picture(50, 80)])
+    (expected,) = predictor([image_of(50, 80)])
     monkeypatch.setattr("algm_hf.inference.pixel_scores.MAX_BAND_ELEMENTS", band)
-    (found,) = predictor([picture(50, 80)])
+    (found,) = predictor([image_of(50, 80)])
     assert np.array_equal(found.label_map, expected.label_map)
 
 
 @pytest.mark.parametrize("scales, flip", [((1.0,), True), ((0.5, 1.25), True)])
 def test_scales_and_mirror_images_of_whole_images_equal_the_dense_computation(scales, flip):
     model, processor = tiny_model(), AlgmImageProcessor(size=48, patch_size=PATCH)
-    image = picture(60, 90)
+    image = image_of(60, 90)
     (result,) = SegmentationPredictor(model, processor, scales, flip)([image])
     total = 0
     for scale in scales:
@@ -117,7 +116,7 @@ def test_scales_and_mirror_images_of_whole_images_equal_the_dense_computation(sc
 @torch.no_grad()
 def test_whole_images_at_one_scale_get_what_post_processing_gives():
     model, processor = tiny_model(), AlgmImageProcessor(size=48, patch_size=PATCH)
-    image = picture(60, 90)
+    image = image_of(60, 90)
     inputs = processor(image, return_tensors="pt")
     outputs = model(**inputs, output_token_merging=True)
     (expected,) = processor.post_process_semantic_segmentation(outputs, target_sizes=[(60, 90)])
@@ -134,7 +133,7 @@ def test_windows_at_one_scale_get_what_post_processing_and_segment_give(do_resiz
     """Bit for bit: one window in each pass, so that the model computes the same."""
     model = slide_model(32, 24, window_batch_size=1)
     processor = AlgmImageProcessor(size=32, patch_size=PATCH, do_resize=do_resize)
-    image = picture(*size)
+    image = image_of(*size)
     (result,) = SegmentationPredictor(model, processor)([image])
     inputs = processor(image, return_tensors="pt")
     outputs = model(**inputs, output_token_merging=True)
@@ -145,41 +144,12 @@ def test_windows_at_one_scale_get_what_post_processing_and_segment_give(do_resiz
         assert np.array_equal(result.label_map, model.segment(inputs["pixel_values"])[0].numpy())
 
 
-@pytest.mark.parametrize("patch_size", [8, 7, 1])
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_pixel_scores_in_parts_are_those_of_all_rows_and_classes(patch_size, mirrored):
-    torch.manual_seed(1)
-    size, window, stride = (45, 38), 21, 14
-    side = -(-window // patch_size)
-    tops, lefts = starts(45, window, stride), starts(38, window, stride)
-    grids = [torch.randn(6, side, side) for _ in range(len(tops) * len(lefts))]
-    sums, counts = torch.zeros(6, *size), torch.zeros(size)
-    for index, grid in enumerate(grids):
-        top, left = tops[index // len(lefts)], lefts[index % len(lefts)]
-        pixels = interpolate(grid[None], scale_factor=patch_size, mode="bilinear", align_corners=False)[0]
-        sums[:, top : top + window, left : left + window] += pixels[:, :window, :window]
-        counts[top : top + window, left : left + window] += 1
-    dense = sums / counts
-    dense = dense.flip(-1) if mirrored else dense
-    scores = PixelScores(grids, size, window, stride, patch_size, mirrored)
-    for first, stop in ((0, 45), (0, 1), (13, 30), (44, 45)):
-        torch.testing.assert_close(scores.rows(first, stop), dense[:, first:stop], atol=1e-5, rtol=0)
-        torch.testing.assert_close(scores.rows(first, stop, torch.tensor([4, 1])), dense[[4, 1], first:stop])
-    for target in ((45, 38), (100, 71), (20, 90), (45, 50), (91, 38)):
-        resized = interpolate(dense[None], target, mode="bilinear", align_corners=False)[0]
-        for first, stop in ((0, target[0]), (7, 19)):
-            rows = scores.resized_rows(first, stop, target)
-            torch.testing.assert_close(rows, resized[:, first:stop], atol=1e-4, rtol=0)
-        assert_argmax_but_for_ties(best_classes(scores, target), resized)
-        assert_argmax_but_for_ties(best_averaged_classes([scores], target), resized.softmax(dim=0))
-
-
 @pytest.mark.parametrize("mode", ["whole", "slide"])
 @pytest.mark.parametrize("scales, flip", [((1.0,), False), ((0.75, 1.0), True)])
 def test_images_of_different_sizes_get_in_a_batch_what_they_get_alone(mode, scales, flip):
     model = slide_model(32, 24) if mode == "slide" else tiny_model()
     predictor = SegmentationPredictor(model, AlgmImageProcessor(size=32, patch_size=PATCH), scales, flip)
-    images = [picture(40, 60), picture(64, 50, seed=1), picture(33, 90, seed=2)]
+    images = [image_of(40, 60), image_of(64, 50, seed=1), image_of(33, 90, seed=2)]
     for image, together in zip(images, predictor(images), strict=True):
         (alone,) = predictor([image])
         assert (together.label_map == alone.label_map).mean() > 0.999
@@ -193,16 +163,16 @@ def test_images_of_different_sizes_get_in_a_batch_what_they_get_alone(mode, scal
 def test_without_merging_the_tokens_are_those_stated_as_unmerged(mode, scales, flip):
     model = slide_model(use_token_merging=False) if mode == "slide" else tiny_model(use_token_merging=False)
     predictor = SegmentationPredictor(model, AlgmImageProcessor(size=32, patch_size=PATCH), scales, flip)
-    (result,) = predictor([picture(40, 60)])
+    (result,) = predictor([image_of(40, 60)])
     assert set(result.token_counts) == {result.tokens_unmerged}
 
 
 def test_images_that_are_not_resized_are_scaled_from_their_own_size():
     model = slide_model()
     processor = AlgmImageProcessor(patch_size=PATCH, do_resize=False)
-    (result,) = SegmentationPredictor(model, processor, (1.0, 0.5))([picture(64, 96)])
+    (result,) = SegmentationPredictor(model, processor, (1.0, 0.5))([image_of(64, 96)])
     resized = AlgmImageProcessor(size={"height": 64, "width": 96}, patch_size=PATCH)
-    (expected,) = SegmentationPredictor(model, resized, (1.0, 0.5))([picture(64, 96)])
+    (expected,) = SegmentationPredictor(model, resized, (1.0, 0.5))([image_of(64, 96)])
     assert np.array_equal(result.label_map, expected.label_map)
 
 
@@ -218,26 +188,26 @@ def test_a_wrapped_model_is_used_through_its_wrapper():
 
     model, processor = slide_model(), AlgmImageProcessor(size=32, patch_size=PATCH)
     wrapper = Wrapper(model).eval()
-    (result,) = SegmentationPredictor(wrapper, processor)([picture(40, 60)])
+    (result,) = SegmentationPredictor(wrapper, processor)([image_of(40, 60)])
     assert wrapper.calls > 0
-    assert np.array_equal(result.label_map, SegmentationPredictor(model, processor)([picture(40, 60)])[0].label_map)
+    assert np.array_equal(result.label_map, SegmentationPredictor(model, processor)([image_of(40, 60)])[0].label_map)
     assert model.config.inference_mode == "slide"
 
 
 @pytest.mark.parametrize("scales", [(), (0.0,), (-1.0,), (float("nan"),)])
 def test_scales_that_are_none_are_refused(scales):
-    with pytest.raises(ValueError, match="expected at least one number above 0"):
+    with pytest.raises(ValueError, match="scales="):
         SegmentationPredictor(tiny_model(), AlgmImageProcessor(size=32, patch_size=PATCH), scales)
 
 
 def test_a_model_in_training_mode_or_with_broken_weights_is_refused():
     processor = AlgmImageProcessor(size=32, patch_size=PATCH)
-    with pytest.raises(ValueError, match="training mode, expected evaluation mode"):
-        SegmentationPredictor(tiny_model().train(), processor)([picture(40, 60)])
+    with pytest.raises(ValueError, match="training=True"):
+        SegmentationPredictor(tiny_model().train(), processor)([image_of(40, 60)])
     broken = slide_model()
     torch.nn.init.constant_(broken.decode_head.mask_norm.weight, float("nan"))
-    with pytest.raises(ValueError, match="NaN or infinite"):
-        SegmentationPredictor(broken, processor)([picture(40, 60)])
+    with pytest.raises(ValueError, match="logits=.*NaN"):
+        SegmentationPredictor(broken, processor)([image_of(40, 60)])
 
 
 LARGE = """

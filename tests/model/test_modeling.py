@@ -383,7 +383,7 @@ def test_a_compiled_model_saves_the_same_weights_under_the_same_names(tmp_path):
 
 
 def test_one_graph_for_everything_is_refused():
-    with pytest.raises(ValueError, match="fullgraph=True: expected False; attention of images with different"):
+    with pytest.raises(ValueError, match="fullgraph=True"):
         tiny_model().compile(fullgraph=True)
 
 
@@ -473,7 +473,7 @@ def test_class_weights_and_ignore_index_of_the_config_shape_the_loss(model):
     before = {name: getattr(model.config, name) for name in ("class_weights", "semantic_loss_ignore_index")}
     model.config.class_weights, model.config.semantic_loss_ignore_index = weights, -100
     output = outputs(model, images, labels=labels)
-    with pytest.raises(ValueError, match=r"labels has the value\(s\) 255"):
+    with pytest.raises(ValueError, match=r"labels=\[255\]"):
         model(images, labels=labels.masked_fill(labels == -100, 255))
     for name, value in before.items():
         setattr(model.config, name, value)
@@ -520,55 +520,43 @@ def test_repeated_calls_give_the_same_bits(model):
 @pytest.mark.parametrize(
     "kwargs, message",
     [
-        ({"pixel_values": torch.zeros(1, 4, 32, 32)}, r"pixel_values has shape \(1, 4, 32, 32\).*num_channels=3"),
-        ({"pixel_values": torch.zeros(3, 32, 32)}, r"pixel_values has shape \(3, 32, 32\)"),
-        ({"pixel_values": torch.zeros(1, 3, 7, 32)}, r"an image has 7 x 32 pixels: expected at least one patch"),
-        (
-            {"pixel_values": torch.zeros(1, 3, 32, 32), "image_sizes": torch.tensor([[32, 40]])},
-            r"an image has 32 x 40 pixels: .* at most the 32 x 32",
-        ),
-        (
-            {"pixel_values": torch.zeros(1, 3, 32, 32), "image_sizes": torch.tensor([32, 32])},
-            r"image_sizes has shape \(2,\): expected \(1, 2\)",
-        ),
-        (
-            {"pixel_values": torch.zeros(1, 3, 32, 32), "image_sizes": [[32, 32]]},
-            "image_sizes is of type list: expected a tensor of integers",
-        ),
-        (
-            {"pixel_values": torch.zeros(1, 3, 32, 32), "image_sizes": torch.tensor([[32.0, 32.0]])},
-            "image_sizes is of type torch.float32: expected a tensor of integers",
-        ),
-        (
-            {"pixel_values": [torch.zeros(3, 32, 32)], "image_sizes": torch.tensor([[32, 32]])},
-            "with a list of images: expected None",
-        ),
-        ({"pixel_values": torch.zeros(0, 3, 32, 32)}, r"pixel_values has shape \(0, 3, 32, 32\)"),
+        ({"pixel_values": torch.zeros(1, 4, 32, 32)}, r"pixel_values.shape=\(1, 4, 32, 32\).*num_channels=3"),
+        ({"pixel_values": torch.zeros(3, 32, 32)}, r"pixel_values.shape=\(3, 32, 32\)"),
+        ({"pixel_values": torch.zeros(0, 3, 32, 32)}, r"pixel_values.shape=\(0, 3, 32, 32\)"),
+        ({"pixel_values": torch.zeros(1, 3, 7, 32)}, r"\(7, 32\): expected at least one patch"),
+        ({"image_sizes": torch.tensor([[32, 40]])}, r"\(32, 40\): .* at most pixel_values"),
+        ({"image_sizes": torch.tensor([32, 32])}, r"image_sizes.shape=\(2,\): expected \(1, 2\)"),
+        ({"image_sizes": [[32, 32]]}, r"image_sizes=\[\[32, 32\]\]: expected a tensor"),
+        ({"image_sizes": torch.tensor([[32.0, 32.0]])}, "image_sizes=.*: expected a tensor of integers"),
+        ({"pixel_values": [torch.zeros(3, 32, 32)], "image_sizes": torch.tensor([[32, 32]])}, "image_sizes=.*None"),
+        ({"pixel_values": []}, r"pixel_values.shape=\[\]"),
         (
             {"pixel_values": [torch.zeros(3, 32, 32), torch.zeros(1, 32, 32)]},
-            r"pixel_values holds tensors of the shapes \[\(3, 32, 32\), \(1, 32, 32\)\]",
+            r"pixel_values.shape=\[\(3, 32, 32\), \(1, 32, 32\)\]",
         ),
-        ({"pixel_values": [torch.zeros(3, 32, 32), 7]}, r"pixel_values holds \['Tensor', 'int'\]: expected tensors"),
-        (
-            {"pixel_values": torch.zeros(1, 3, 32, 32), "labels": torch.zeros(1, 4, 4, dtype=torch.int64)},
-            r"labels has shape \(1, 4, 4\): expected \(batch_size, height, width\) = \(1, 32, 32\)",
-        ),
-        (
-            {"pixel_values": torch.zeros(1, 3, 32, 32), "labels": torch.full((1, 32, 32), 5)},
-            r"labels has the value\(s\) 5 in 1024 pixels: expected 0\.\.4",
-        ),
+        ({"pixel_values": [torch.zeros(3, 32, 32), 7]}, r"pixel_values=\['Tensor', 'int'\]: expected tensors"),
+        ({"labels": torch.zeros(1, 4, 4, dtype=torch.int64)}, r"labels.shape=\(1, 4, 4\): .*\(1, 32, 32\)"),
+        ({"labels": torch.full((1, 32, 32), 5)}, r"labels=\[5\]: expected 0\.\.4"),
     ],
 )
-def test_inputs_that_do_not_fit_are_refused(model, kwargs, message):
+def test_inputs_that_do_not_fit_are_refused(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        model(**kwargs)
+        tiny_model()(**{"pixel_values": torch.zeros(1, 3, 32, 32), **kwargs})
+
+
+def test_inputs_are_checked_once_in_a_forward(monkeypatch):
+    model, calls = tiny_model(), []
+    check = type(model.config).validate_call_settings
+    monkeypatch.setattr(type(model.config), "validate_call_settings", lambda self: calls.append(check(self)))
+    model(blocky_images(1, 32, 32))
+    assert len(calls) == 1
 
 
 def test_attention_maps_are_refused():
     model = tiny_model()
     model.set_attn_implementation("eager")
     model.config.output_attentions = True
-    with pytest.raises(ValueError, match="output_attentions=True: expected False"):
+    with pytest.raises(ValueError, match="output_attentions=True"):
         model(blocky_images(1, 32, 32))
 
 
@@ -585,5 +573,5 @@ def test_class_weights_of_other_classes_are_refused_only_where_they_are_used():
     model = tiny_model(class_weights=[1.0, 2.0])
     images = blocky_images(1, 32, 32)
     assert model(images).loss is None
-    with pytest.raises(ValueError, match=r"class_weights=\[1\.0, 2\.0\]: .* num_labels=5, or None"):
+    with pytest.raises(ValueError, match=r"class_weights=\[1\.0, 2\.0\]: .*num_labels=5"):
         model(images, labels=torch.zeros(1, 32, 32, dtype=torch.int64))

@@ -184,7 +184,7 @@ def test_a_second_derivative_is_refused():
     logits, labels = batch(3, 10, 12, 4)
     logits.requires_grad_()
     loss = segmentation_loss([logits], [labels], 255, None, 4)
-    with pytest.raises(ValueError, match="create_graph=True: expected False"):
+    with pytest.raises(ValueError, match="create_graph=True"):
         torch.autograd.grad(loss, logits, create_graph=True)
 
 
@@ -238,7 +238,7 @@ def test_a_compiled_function_may_use_the_upsampled_loss():
 @pytest.mark.parametrize("size", [(12, 13), (8, 12), (1, 12)])
 def test_a_grid_that_does_not_cover_the_labels_is_refused(size):
     labels = torch.zeros(2, *size, dtype=torch.int64)
-    with pytest.raises(ValueError, match=r"logits has shape \(2, 3, 3, 3\): expected .* patch_size=4"):
+    with pytest.raises(ValueError, match=r"logits.shape=\(2, 3, 3, 3\): expected .* patch_size=4"):
         segmentation_loss([torch.zeros(2, 3, 3, 3)], [labels], 255, None, 4)
 
 
@@ -246,10 +246,7 @@ def test_a_grid_that_does_not_cover_the_labels_is_refused(size):
 def test_a_label_that_is_no_class_is_named(value):
     labels = torch.zeros(1, 4, 4, dtype=torch.int64)
     labels[0, 0, :3] = value
-    message = (
-        rf"labels has the value\(s\) {value} in 3 pixels: expected 0\.\.4 \(num_labels=5\).*255.*do_reduce_labels"
-    )
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=rf"labels=\[{value}\]: expected 0\.\.4 \(num_labels=5\).*255.* 3 pixels"):
         check_labels(labels, 5, 255)
 
 
@@ -261,7 +258,7 @@ def test_labels_that_fit_pass():
     "dtype, value, ignore_index", [(torch.uint8, 156, -100), (torch.int8, -1, 255), (torch.uint8, 5, 261)]
 )
 def test_small_integer_types_do_not_hide_a_wrong_label(dtype, value, ignore_index):
-    with pytest.raises(ValueError, match=rf"labels has the value\(s\) {value} in 4 pixels"):
+    with pytest.raises(ValueError, match=rf"labels=\[{value}\].* 4 pixels"):
         check_labels(torch.full((2, 2), value, dtype=dtype), 5, ignore_index)
 
 
@@ -271,5 +268,5 @@ def test_small_integer_types_may_hold_fewer_values_than_there_are_classes():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bool, torch.complex64])
 def test_labels_that_are_no_integers_are_refused(dtype):
-    with pytest.raises(ValueError, match=f"labels has dtype {dtype}: expected integers"):
+    with pytest.raises(ValueError, match=f"labels.dtype={dtype}"):
         check_labels(torch.zeros(2, 2, dtype=dtype), 5, 255)

@@ -1,14 +1,18 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
+import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_models import blocky_images, tiny_model
+from tiny_models import blocky_images, tiny_config, tiny_model
+from torch.nn.functional import interpolate
 
+from algm_hf.inference.pixel_scores import best_averaged_classes, best_classes, resized_rows
 from algm_hf.segmentation_loss import segmentation_loss, upsample_logits
-from algm_hf.sliding_window import averaged_bands, window_starts
+from algm_hf.sliding_window import PixelScores, slide, window_starts
 
 
 @pytest.mark.parametrize(
@@ -105,17 +109,59 @@ def test_training_never_slides():
     assert model(blocky_images(1, 64, 64)).logits.shape == (1, 5, 8, 8)
 
 
-@torch.no_grad()
 def test_the_windows_of_all_images_are_packed_together():
-    sizes = []
+    sizes, config = [], tiny_config(inference_mode="slide", window_size=32, window_stride=24, window_batch_size=4)
 
-    def window_logits(windows):
+    def forward(windows):
         sizes.append(len(windows))
-        return torch.zeros(len(windows), 2, *windows.shape[-2:])
+        return SimpleNamespace(logits=torch.zeros(len(windows), 2, 4, 4), token_counts=torch.ones(len(windows), 4))
 
-    bands = list(averaged_bands(window_logits, torch.zeros(3, 3, 32, 80), 2, 32, 24, window_batch_size=4))
+    images = slide(forward, list(torch.zeros(3, 3, 32, 80)), config)
     assert sizes == [4, 4, 1]
-    assert [top for top, _ in bands] == [0]
+    assert [image.scores.size for image in images] == [(32, 80)] * 3
+
+
+@torch.no_grad()
+def test_the_height_of_the_bands_changes_no_logit(monkeypatch):
+    model, images = slide_model(), blocky_images(2, 75, 90)
+    expected, label_maps = model(images).logits, model.segment(images)
+    monkeypatch.setattr("algm_hf.sliding_window.BAND_ELEMENTS", 1)
+    assert torch.equal(model(images).logits, expected)
+    assert torch.equal(model.segment(images), label_maps)
+
+
+@pytest.mark.parametrize("patch_size", [8, 7, 1])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_pixel_scores_in_parts_are_those_of_all_rows_and_classes(patch_size, mirrored):
+    torch.manual_seed(1)
+    size, window, stride = (45, 38), 21, 14
+    tops, lefts = [0, 14, 24], [0, 14, 17]
+    side = math.ceil(window / patch_size)
+    grids = [torch.randn(6, side, side) for _ in range(len(tops) * len(lefts))]
+    sums, counts = torch.zeros(6, *size), torch.zeros(size)
+    for index, grid in enumerate(grids):
+        top, left = tops[index // len(lefts)], lefts[index % len(lefts)]
+        pixels = interpolate(grid[None], scale_factor=patch_size, mode="bilinear", align_corners=False)[0]
+        sums[:, top : top + window, left : left + window] += pixels[:, :window, :window]
+        counts[top : top + window, left : left + window] += 1
+    dense = (sums / counts).flip(-1) if mirrored else sums / counts
+    scores = PixelScores(grids, size, window, stride, patch_size, mirrored)
+    for first, stop in ((0, 45), (0, 1), (13, 30), (44, 45)):
+        torch.testing.assert_close(scores.rows(first, stop), dense[:, first:stop], atol=1e-5, rtol=0)
+        torch.testing.assert_close(scores.rows(first, stop, torch.tensor([4, 1])), dense[[4, 1], first:stop])
+    for target in ((45, 38), (100, 71), (20, 90), (45, 50), (91, 38)):
+        resized = interpolate(dense[None], target, mode="bilinear", align_corners=False)[0]
+        for first, stop in ((0, target[0]), (7, 19)):
+            rows = resized_rows(scores, first, stop, target)
+            torch.testing.assert_close(rows, resized[:, first:stop], atol=1e-4, rtol=0)
+        for label_map in (best_classes(scores, target), best_averaged_classes([scores], target)):
+            chosen = resized.gather(0, label_map[None])[0]
+            assert (resized.amax(dim=0) - chosen).max() <= 1e-4, "the best class, but for ties"
+
+
+def whole(model):
+    model.config.inference_mode = "whole"
+    return model
 
 
 def with_hidden_states(model):
@@ -128,10 +174,12 @@ def with_hidden_states(model):
     [
         (
             lambda model, images: model.train().segment(images),
-            r"inference_mode='slide', training=True: expected a model",
+            "training=True",
         ),
-        (lambda model, images: model(images, output_hidden_states=True), "output_hidden_states=True: expected False"),
-        (lambda model, images: with_hidden_states(model)(images), "output_hidden_states=True: expected False"),
+        (lambda model, images: model(images, output_hidden_states=True), "output_hidden_states=True"),
+        (lambda model, images: whole(model).segment(images), "inference_mode='whole'"),
+        (lambda model, images: model.segment([images[0], images[0, :, :24]]), r"\(24, 32\)"),
+        (lambda model, images: with_hidden_states(model)(images), "output_hidden_states=True"),
     ],
 )
 def test_calls_that_make_no_sense_with_windows_are_refused(call, message):
@@ -159,6 +207,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 def test_a_24_megapixel_image_with_150_classes_stays_under_the_documented_peak():
     result = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
     peak = 1024 * int(result.stdout)
-    documented = 8 * 150 * 512 * 6000
-    # The rest: the label map, the logits of a window in pixels and the activations of one pack of windows.
+    documented = 4 * 150 / 16**2 * 4000 * 6000 + 0.6e9
+    # The rest: the label map and the activations of one pack of windows.
     assert peak < documented + 0.8e9, f"{peak / 1e9:.2f} GB"
