@@ -9,8 +9,8 @@ Publishes a model folder on the Hub: weights as safetensors, config, processor, 
 
 The folder is loaded and checked first, and a card is rendered from what is recorded in it if it has no README.md.
 Everything goes up in one commit; if anything fails, one message says why and what is on the Hub, and the exit code is
-1. A card on the Hub that was written by hand is not replaced by a rendered one. --dry_run lists what would go up,
-checks the card and uses no network. Log in with `hf auth login` or HF_TOKEN.
+1. A card on the Hub stays, unless one lies in the folder or --replace_card is given. --dry_run lists what would go
+up, checks the card and uses no network. Log in with `hf auth login` or HF_TOKEN.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from dataclasses import dataclass, field
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
+from algm_hf.publishing.card_facts import CardArguments
 from algm_hf.publishing.publication import Publication, prepare_publication
-from algm_hf.publishing.upload import PublishingError, publish
+from algm_hf.publishing.upload import PublishingError, publish, refuse_card_problems
 
 
 @dataclass
@@ -37,17 +38,9 @@ class PushArguments:
         default=False, metadata={"help": "Check, list what would be uploaded, and stop; uses no network."}
     )
     commit_message: str = field(default="Upload model", metadata={"help": "First line of the commit."})
-    evaluation: str | None = field(
-        default=None, metadata={"help": "results.json of scripts/evaluate_model.py, for the table of the card."}
-    )
-    title: str | None = field(default=None, metadata={"help": "Heading of the card. Default: the repository's name."})
-    license: str | None = field(
-        default=None, metadata={"help": "Licence of the weights: an identifier of the Hub's list, or other."}
-    )
-    license_name: str | None = field(default=None, metadata={"help": "Name of the licence, with --license other."})
-    license_link: str | None = field(default=None, metadata={"help": "Link to the licence, with --license other."})
-    base_model: str | None = field(
-        default=None, metadata={"help": "Hub repository of the weights that the training started from."}
+    replace_card: bool = field(
+        default=False,
+        metadata={"help": "Render a card in the place of one in the folder or on the Hub, which may be a person's."},
     )
 
 
@@ -56,20 +49,19 @@ def describe(publication: Publication) -> str:
     lines = [f"{size:>14,}  {name}" for name, size in publication.sizes().items()]
     lines.append(f"{sum(publication.sizes().values()):>14,}  bytes in {len(publication.files) + 1} files")
     lines += [f"{'left out':>14}  {name}: {reason}" for name, reason in publication.left_out.items()]
-    origin = "rendered from what is recorded" if publication.card_is_new else "the folder's own"
+    origin = "rendered from what is recorded" if publication.is_rendered else "the folder's own"
     lines.append(f"README.md is {origin}; " + ("its checks pass." if not publication.problems else "its checks fail:"))
     return "\n".join(lines + [f"    {problem}" for problem in publication.problems])
 
 
 def main() -> None:
-    arguments = HfArgumentParser(PushArguments).parse_args_into_dataclasses()[0]
+    arguments, card_arguments = HfArgumentParser((PushArguments, CardArguments)).parse_args_into_dataclasses()
     logging.disable_progress_bar()  # of loading the weights to check them
-    card_fields = ("evaluation", "title", "license", "license_name", "license_link", "base_model")
-    changes = {name: getattr(arguments, name) for name in card_fields}
-    publication = prepare_publication(arguments.model, arguments.repo_id, **changes)
+    publication = prepare_publication(
+        arguments.model, arguments.repo_id, arguments.replace_card, **vars(card_arguments)
+    )
     print(describe(publication))
-    if publication.problems:
-        raise ValueError(f"README.md: {'; '.join(publication.problems)}. Nothing was published.")
+    refuse_card_problems(publication, allow_problems=False)
     if arguments.dry_run:
         print(f"Dry run: nothing was sent to {arguments.repo_id}.")
         return

@@ -21,59 +21,46 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from algm_hf.publishing.card_facts import read_facts
+from algm_hf.publishing.card_facts import CardArguments, read_facts
 from algm_hf.publishing.model_card import check_card, render_card
+from algm_hf.refusals import require
 
 
 CARDS = Path(__file__).resolve().parent.parent / "model_cards"
 
 
 @dataclass
-class CardArguments:
+class RenderArguments:
     facts: str | None = field(
         default=None,
         metadata={"help": "JSON file with facts, or a model folder. Without it, every model_cards/facts/*.json."},
     )
     output: str | None = field(default=None, metadata={"help": "File to write; without it the card is printed."})
-    evaluation: str | None = field(
-        default=None, metadata={"help": "results.json of scripts/evaluate_model.py: its scores go into the card."}
-    )
-    title: str | None = field(default=None, metadata={"help": "Heading of the card. Default: the recorded one."})
     model_id: str | None = field(
         default=None, metadata={"help": "Repository or folder in the card's example. Default: the recorded one."}
     )
-    license: str | None = field(
-        default=None, metadata={"help": "Licence of the weights: an identifier of the Hub's list, or other."}
-    )
-    license_name: str | None = field(default=None, metadata={"help": "Name of the licence, with --license other."})
-    license_link: str | None = field(default=None, metadata={"help": "Link to the licence, with --license other."})
-    base_model: str | None = field(
-        default=None, metadata={"help": "Hub repository of the weights that the training started from."}
-    )
 
 
-def render_one(arguments: CardArguments) -> list[str]:
-    fields = ("title", "model_id", "license", "license_name", "license_link", "base_model")
-    changes = {name: getattr(arguments, name) for name in fields}
-    card = render_card(read_facts(arguments.facts, arguments.evaluation, **changes))
-    if arguments.output is None:
+def render_one(facts: str, output: str | None, **changes: str | None) -> list[str]:
+    card = render_card(read_facts(facts, **changes))
+    if output is None:
         print(card)
     else:
-        card.save(arguments.output)
-        print(f"wrote {arguments.output}")
-    return [f"{arguments.output or arguments.facts}: {problem}" for problem in check_card(card)]
+        card.save(output)
+        print(f"wrote {output}")
+    return [f"{output or facts}: {problem}" for problem in check_card(card)]
 
 
 def main() -> int:
-    arguments = HfArgumentParser(CardArguments).parse_args_into_dataclasses()[0]
+    arguments, card_arguments = HfArgumentParser((RenderArguments, CardArguments)).parse_args_into_dataclasses()
+    options = vars(arguments) | vars(card_arguments)
     if arguments.facts is None:
-        given = [name for name, value in vars(arguments).items() if value is not None]
-        if given:
-            raise ValueError(f"--{given[0]} is given without --facts, expected the facts that it is for.")
+        for name, value in options.items():
+            require(value is None, f"--{name}", value, "--facts with it, as it is for one card")
         pairs = [(path, CARDS / f"{path.stem}.md") for path in sorted((CARDS / "facts").glob("*.json"))]
-        problems = [p for facts, card in pairs for p in render_one(CardArguments(facts=str(facts), output=str(card)))]
+        problems = [problem for facts, card in pairs for problem in render_one(str(facts), str(card))]
     else:
-        problems = render_one(arguments)
+        problems = render_one(**options)
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0

@@ -17,19 +17,20 @@ from typing import Any
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from safetensors import safe_open
 
+from ..refusals import require, require_number
 from ..runs.files import read_json
 
 
-# Columns of a table of results: field, heading, factor and format. Scores are recorded from 0 to 1.
-RESULT_COLUMNS = (
-    ("mean_iou", "mIoU", lambda value: f"{100 * value:.4g}"),
-    ("mean_accuracy", "mean accuracy", lambda value: f"{100 * value:.4g}"),
-    ("overall_accuracy", "pixel accuracy", lambda value: f"{100 * value:.4g}"),
-    ("tokens_mean", "tokens, mean of layers", lambda value: f"{value:.1f}"),
-    ("tokens_final", "tokens, last layer", lambda value: f"{value:.1f}"),
-    ("images_per_second", "images/s", lambda value: f"{value:.4g}"),
-    ("gflops", "GFLOPs", lambda value: f"{value:.4g}"),
-)
+# Columns of a table of results: field of [`Result`], heading, factor and format.
+RESULT_COLUMNS = {
+    "mean_iou": ("mIoU", 100, ".4g"),
+    "mean_accuracy": ("mean accuracy", 100, ".4g"),
+    "overall_accuracy": ("pixel accuracy", 100, ".4g"),
+    "tokens_mean": ("tokens, mean of layers", 1, ".1f"),
+    "tokens_final": ("tokens, last layer", 1, ".1f"),
+    "images_per_second": ("images/s", 1, ".4g"),
+    "gflops": ("GFLOPs", 1, ".4g"),
+}
 # Rows of the table of the model: fields of the config and what they are called.
 MODEL_ROWS = {
     "parameters": "parameters",
@@ -58,6 +59,35 @@ DATASETS = {
 
 
 @dataclass
+class Result:
+    """
+    One row of a table of results: what was measured at one setting of token merging.
+
+    Attributes:
+        name (`str`): Such as `"off"` or `"on, tau 0.88"`.
+        mean_iou, mean_accuracy, overall_accuracy (`float`, *optional*): From 0 to 1.
+        tokens_mean, tokens_final (`float`, *optional*): Special tokens counted.
+        images_per_second, gflops (`float`, *optional*)
+        same_weights (`bool`): `False` for another model to compare with, which is in the table only.
+    """
+
+    name: str
+    mean_iou: float | None = None
+    mean_accuracy: float | None = None
+    overall_accuracy: float | None = None
+    tokens_mean: float | None = None
+    tokens_final: float | None = None
+    images_per_second: float | None = None
+    gflops: float | None = None
+    same_weights: bool = True
+
+    def __post_init__(self):
+        for name in ("mean_iou", "mean_accuracy", "overall_accuracy"):
+            if getattr(self, name) is not None:
+                require_number(f"{name} of {self.name!r}", getattr(self, name), 0, 1)
+
+
+@dataclass
 class Evaluation:
     """
     Scores of one checkpoint under several settings of token merging.
@@ -68,9 +98,7 @@ class Evaluation:
         split (`str`): Which part of it.
         setting (`str`): How images are scored: scales, size, windows.
         measured_by (`str`): Who measured.
-        rows (`list[dict]`): `name`, such as `"off"` or `"on, tau 0.88"`, and any of [`RESULT_COLUMNS`]; scores from 0
-            to 1, tokens with special tokens. With `same_weights=False`, a row of another model to compare with: it
-            is in the table only.
+        rows (`list[Result]`)
         source_url (`str`, *optional*): Where the figures come from.
         num_images (`int`, *optional*)
         conditions (`str`, *optional*): Hardware, dtype and batch of the speeds.
@@ -81,10 +109,13 @@ class Evaluation:
     split: str
     setting: str
     measured_by: str
-    rows: list[dict[str, Any]]
+    rows: list[Result]
     source_url: str | None = None
     num_images: int | None = None
     conditions: str | None = None
+
+    def __post_init__(self):
+        self.rows = [row if isinstance(row, Result) else Result(**row) for row in self.rows]
 
 
 @dataclass
@@ -132,71 +163,46 @@ class CardFacts:
     published: bool = True
     classes_setting: str | None = None
 
-
-def facts_from_dict(values: Mapping[str, Any], source: str = "the facts") -> CardFacts:
-    """
-    Facts as JSON holds them, checked by name.
-
-    Args:
-        values (`Mapping`): Fields of [`CardFacts`], `evaluations` as a list of fields of [`Evaluation`].
-        source (`str`, *optional*): What a refusal calls them.
-
-    Returns:
-        [`CardFacts`]
-
-    Raises:
-        ValueError: if a field is unknown or a required one is missing, or if a score lies outside 0 to 1.
-    """
-    evaluations = [_build(Evaluation, entry, f"{source}, evaluations") for entry in values.get("evaluations", [])]
-    facts = _build(CardFacts, {**values, "evaluations": evaluations}, source)
-    known = {"name", "same_weights", *(name for name, _, _ in RESULT_COLUMNS)}
-    for row in (row for evaluation in evaluations for row in evaluation.rows):
-        if "name" not in row or set(row) - known:
-            raise ValueError(f"{source}: a row of results is {row}, expected a name and any of {sorted(known)}.")
-        for name in ("mean_iou", "mean_accuracy", "overall_accuracy"):
-            if row.get(name) is not None and not 0 <= row[name] <= 1:
-                raise ValueError(f"{source}: {name} of {row['name']!r} is {row[name]}, expected 0 to 1, not per cent.")
-    return facts
+    def __post_init__(self):
+        self.evaluations = [e if isinstance(e, Evaluation) else Evaluation(**e) for e in self.evaluations]
 
 
-def _build(kind: type, values: Mapping[str, Any], source: str):
-    fields = {entry.name: entry for entry in dataclasses.fields(kind)}
-    required = {
-        name
-        for name, entry in fields.items()
-        if entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
-    }
-    unknown, missing = sorted(set(values) - set(fields)), sorted(required - set(values))
-    if unknown or missing:
-        raise ValueError(
-            f"{source}: unknown fields {', '.join(unknown) or 'none'}, missing fields {', '.join(missing) or 'none'}; "
-            f"expected {', '.join(fields)}."
-        )
-    return kind(**values)
+@dataclass
+class CardArguments:
+    """What a person can say of a card on the command line."""
+
+    evaluation: str | None = field(
+        default=None, metadata={"help": "results.json of scripts/evaluate_model.py, for the table of the card."}
+    )
+    title: str | None = field(default=None, metadata={"help": "Heading of the card. Default: the recorded one."})
+    license: str | None = field(
+        default=None, metadata={"help": "Licence of the weights: an identifier of the Hub's list, or other."}
+    )
+    license_name: str | None = field(default=None, metadata={"help": "Name of the licence, with --license other."})
+    license_link: str | None = field(default=None, metadata={"help": "Link to the licence, with --license other."})
+    base_model: str | None = field(
+        default=None, metadata={"help": "Hub repository of the weights that the training started from."}
+    )
 
 
 def read_facts(path: str | Path, evaluation: str | Path | None = None, **changes: Any) -> CardFacts:
     """
-    The facts of a JSON file, or of the folder that `scripts/train.py` wrote.
+    The facts of a JSON file, or of a model folder, see [`facts_from_folder`].
 
     Args:
-        path (`str` or `Path`): File or folder.
+        path (`str` or `Path`): File with the fields of [`CardFacts`], or folder.
         evaluation (`str` or `Path`, *optional*): `results.json` of `scripts/evaluate_model.py`.
         changes: Fields of [`CardFacts`] to set; `None` changes nothing.
-
-    Returns:
-        [`CardFacts`]
-
-    Raises:
-        ValueError: if a file cannot be read or holds something else.
     """
     path = Path(path)
     if path.is_dir():
         return facts_from_folder(path, evaluation, **changes)
     values = read_json(path)
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{path} holds {type(values).__name__}, expected an object with the facts of a card.")
-    facts = facts_from_dict({**values, **{name: v for name, v in changes.items() if v is not None}}, str(path))
+    require(isinstance(values, Mapping), path, values, "an object with the facts of a card")
+    try:
+        facts = CardFacts(**{**values, **_given(changes)})
+    except TypeError as error:  # a field that is unknown or missing
+        raise ValueError(f"{path}: {error}") from error
     if evaluation is not None:
         facts.evaluations = [_evaluation_from_results(Path(evaluation))]
     return facts
@@ -212,15 +218,8 @@ def facts_from_folder(folder: str | Path, evaluation: str | Path | None = None, 
         evaluation (`str` or `Path`, *optional*): `results.json` of `scripts/evaluate_model.py` with merging on and
             off. It takes the place of the scores of `all_results.json`. Default: the one in the folder, if any.
         changes: Fields of [`CardFacts`] to set; `None` changes nothing.
-
-    Returns:
-        [`CardFacts`]
-
-    Raises:
-        ValueError: if a file cannot be read.
     """
-    folder = Path(folder)
-    changes = {name: value for name, value in changes.items() if value is not None}
+    folder, changes = Path(folder), _given(changes)
     config = read_json(folder / "config.json")
     recorded = {
         name: read_json(folder / f"{name}.json") if (folder / f"{name}.json").is_file() else {}
@@ -230,10 +229,10 @@ def facts_from_folder(folder: str | Path, evaluation: str | Path | None = None, 
     arguments = run.get("arguments", {})
     model_id = changes.get("model_id", folder.resolve().name)
     facts = CardFacts(
-        title=changes.get("title", model_id.split("/")[-1]),
+        title=model_id.split("/")[-1],
         model_id=model_id,
         model=_num_parameters(folder) | _model_facts(config, recorded["preprocessor_config"]),
-        training=_training_facts(arguments),
+        training=_training_facts(arguments, config),
         classes=recorded["scores_by_class"],
         classes_setting=_merging(config) if recorded["scores_by_class"] else None,
         versions=run.get("versions", {}),
@@ -246,11 +245,14 @@ def facts_from_folder(folder: str | Path, evaluation: str | Path | None = None, 
     if evaluation is None and (folder / "results.json").is_file():
         evaluation = folder / "results.json"
     if evaluation is not None:
-        _check_same_model(read_json(Path(evaluation)), facts.model, str(evaluation))
-        facts.evaluations = [_evaluation_from_results(Path(evaluation))]
+        facts.evaluations = [_evaluation_from_results(Path(evaluation), facts.model)]
     elif "eval_mean_iou" in recorded["all_results"] and arguments:
         facts.evaluations = [_evaluation_of_training(recorded["all_results"], arguments, config)]
-    return facts_from_dict(vars(facts) | {"evaluations": [vars(e) for e in facts.evaluations]} | changes, str(folder))
+    return dataclasses.replace(facts, **changes)
+
+
+def _given(changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in changes.items() if value is not None}
 
 
 def _model_facts(config: Mapping, processor: Mapping) -> dict[str, Any]:
@@ -308,13 +310,14 @@ def _dataset(data: Mapping[str, Any]) -> tuple[str, str]:
     return local, local
 
 
-def _training_facts(arguments: Mapping[str, Mapping]) -> dict[str, Any]:
-    """Rows of the table of the training, from the arguments that `scripts/train.py` saves."""
+def _training_facts(arguments: Mapping[str, Mapping], config: Mapping) -> dict[str, Any]:
+    """Rows of the table of the training, from the arguments that `scripts/train.py` saves and the config."""
     if not arguments:
         return {}
     model, data = arguments.get("model", {}), arguments["data"]
     augmentation, training = arguments.get("augmentation", {}), arguments.get("training", {})
-    length = {"steps": training.get("max_steps")} if (training.get("max_steps") or 0) > 0 else {}
+    steps = training.get("max_steps")
+    in_steps = steps is not None and steps > 0
     rows = {
         "data": f"{_dataset(data)[1]}, {data.get('train_split', 'train')}",
         "start": "random weights" if str(model.get("init_from")).startswith("scratch:") else _start(model),
@@ -323,20 +326,21 @@ def _training_facts(arguments: Mapping[str, Mapping]) -> dict[str, Any]:
         "random resize": augmentation.get("ratio_range"),
         "images per step and device": training.get("per_device_train_batch_size"),
         "gradient accumulation": training.get("gradient_accumulation_steps"),
-        **(length or {"epochs": training.get("num_train_epochs")}),
+        "steps": steps if in_steps else None,
+        "epochs": None if in_steps else training.get("num_train_epochs"),
         "optimizer": " ".join(str(training[name]) for name in ("optim", "optim_args") if training.get(name)) or None,
         "learning rate": training.get("learning_rate"),
         "learning rate schedule": training.get("lr_scheduler_type"),
         "weight decay": training.get("weight_decay"),
-        "drop path": model.get("drop_path_rate"),
+        "drop path": config.get("drop_path_rate"),
         "seed": training.get("seed"),
     }
-    return {name: value for name, value in rows.items() if value is not None}
+    return _given(rows)
 
 
 def _evaluation_of_training(results: Mapping, arguments: Mapping[str, Mapping], config: Mapping) -> Evaluation:
     """The last evaluation of a training, at the setting that the config saves."""
-    row = {name: results[f"eval_{name}"] for name, _, _ in RESULT_COLUMNS if f"eval_{name}" in results}
+    row = {name: results.get(f"eval_{name}") for name in RESULT_COLUMNS}
     dataset_id, title = _dataset(arguments["data"])
     return Evaluation(
         dataset=title,
@@ -344,22 +348,13 @@ def _evaluation_of_training(results: Mapping, arguments: Mapping[str, Mapping], 
         split=arguments["data"].get("eval_split", "validation"),
         setting="single scale, " + _windows(config),
         measured_by="this project",
-        rows=[{"name": _merging(config), **row}],
+        rows=[Result(_merging(config), **row)],
         num_images=results.get("eval_num_images") and int(results["eval_num_images"]),
     )
 
 
 def _merging(config: Mapping) -> str:
     return f"on, tau {config['merge_threshold']:g}" if config.get("use_token_merging", True) else "off"
-
-
-def _check_same_model(results: Any, model: Mapping[str, Any], source: str) -> None:
-    """Scores of another model are not to get into a card unnoticed."""
-    scored = results.get("model", {}) if isinstance(results, Mapping) else {}
-    names = ("parameters", "hidden_size", "num_hidden_layers", "patch_size", "decoder_type", "num_labels")
-    other = {name: scored[name] for name in names if name in scored and name in model and scored[name] != model[name]}
-    if other:
-        raise ValueError(f"{source} scores a model with {other}, expected { {name: model[name] for name in other} }.")
 
 
 def _windows(config: Mapping) -> str:
@@ -369,43 +364,51 @@ def _windows(config: Mapping) -> str:
     return f"windows of {size} with stride {config.get('window_stride') or size}"
 
 
-def _evaluation_from_results(path: Path) -> Evaluation:
-    """What `scripts/evaluate_model.py` recorded."""
+def _evaluation_from_results(path: Path, model: Mapping[str, Any] | None = None) -> Evaluation:
+    """What `scripts/evaluate_model.py` recorded; scores of another model are not to get into a card unnoticed."""
     results = read_json(path)
     try:
         environment, arguments, data = results["environment"], results["arguments"], results["data_arguments"]
+        scored, settings = results["model"], results["settings"]
+        for name in ("parameters", "hidden_size", "num_hidden_layers", "patch_size", "decoder_type", "num_labels"):
+            if model is not None and name in scored and name in model:
+                require(
+                    scored[name] == model[name], f"{path}: {name}", scored[name], f"{model[name]!r}, as of this model"
+                )
         scales = [f"{scale:g}" for scale in arguments["scales"]]
         scale = "single scale" if scales == ["1"] else f"scales {', '.join(scales)}"
-        size = "x".join(str(length) for length in results["model"]["image_size"].values())
+        size = "x".join(str(length) for length in scored["image_size"].values())
         dataset_id, title = _dataset(data)
         rows = [
-            {"name": f"on, {row['name']}" if row["use_token_merging"] and row["name"] != "on" else row["name"]}
-            | {name: row[name] for name, _, _ in RESULT_COLUMNS if row.get(name) is not None}
-            for row in results["settings"]
+            Result(
+                f"on, {row['name']}" if row["use_token_merging"] and row["name"] != "on" else row["name"],
+                **{name: row.get(name) for name in RESULT_COLUMNS},
+            )
+            for row in settings
         ]
         return Evaluation(
             dataset=title,
             dataset_id=dataset_id,
             split=data["eval_split"],
-            setting=f"{scale}{' and mirrored' if arguments['flip'] else ''}, shorter side {size}, "
-            + _windows(results["model"]),
+            setting=f"{scale}{' and mirrored' if arguments['flip'] else ''}, shorter side {size}, {_windows(scored)}",
             measured_by="this project",
             rows=rows,
-            num_images=results["settings"][0]["num_images"] if rows else None,
+            num_images=settings[0]["num_images"] if rows else None,
             conditions=f"{environment['device_name']} ({environment['device']}), {environment['dtype']}, batches of "
             f"{arguments['batch_size']}",
         )
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} has no {error}, expected results.json of scripts/evaluate_model.py.") from error
+        raise ValueError(f"{path}: no {error}, expected results.json of scripts/evaluate_model.py") from error
 
 
 __all__ = [
     "DATASETS",
     "MODEL_ROWS",
     "RESULT_COLUMNS",
+    "CardArguments",
     "CardFacts",
     "Evaluation",
-    "facts_from_dict",
+    "Result",
     "facts_from_folder",
     "hub_id",
     "read_facts",

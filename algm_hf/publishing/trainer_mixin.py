@@ -4,12 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo
+from huggingface_hub import CommitInfo, HfApi
 
 from .card_facts import facts_from_folder
 from .model_card import render_card, write_card
@@ -29,18 +28,19 @@ class PublishingMixin:
 
     Attributes:
         card_facts (`dict`): Fields of [`~card_facts.CardFacts`] that are not recorded, such as `license`.
+        replace_card (`bool`): Whether a rendered card replaces one that is there, which may be a person's.
         allow_card_problems (`bool`): Whether `push_to_hub` publishes although the card has problems.
     """
 
     card_facts: dict[str, Any] = {}
+    replace_card = False
     allow_card_problems = False
 
     def create_model_card(self, *args, **kwargs) -> None:
-        """Writes `README.md` into the output folder, in place of Trainer's draft. One written by hand stays."""
+        """Writes a rendered `README.md` into the output folder. The arguments change nothing."""
         if self.is_world_process_zero():
-            model_id = self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).name
-            facts = facts_from_folder(self.args.output_dir, **{"model_id": model_id, **self.card_facts})
-            write_card(render_card(facts), self.args.output_dir)
+            facts = facts_from_folder(self.args.output_dir, **{"model_id": self._repo_id(), **self.card_facts})
+            write_card(render_card(facts), self.args.output_dir, self.replace_card)
 
     def push_to_hub(
         self,
@@ -51,36 +51,29 @@ class PublishingMixin:
         private: bool | None = None,
         **kwargs,
     ) -> CommitInfo | Future | None:
-        """Trainer's, see the class; `kwargs` change nothing, as the card is rendered from what is recorded."""
-        repo_id = self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).absolute().name
-        self.hub_model_id = repo_id
+        """Trainer's, but see the class: Trainer's own makes several commits and uploads a pickle. `kwargs` of the card
+        change nothing."""
+        repo_id = self.hub_model_id = self._repo_id()
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
-        self.create_model_card()
+        folder = Path(self.args.output_dir)
+        facts = {} if (folder / "README.md").is_file() and not self.replace_card else self.card_facts
+        publication = prepare_publication(folder, repo_id, self.replace_card, **facts)
+        options = {
+            "private": private if private is not None else self.args.hub_private_repo,
+            "revision": revision or self.args.hub_revision,
+            "token": token if token is not None else self.args.hub_token,
+            "commit_message": commit_message,
+            "allow_card_problems": self.allow_card_problems,
+        }
+        if blocking:
+            return publish(publication, repo_id, **options)
+        refuse_card_problems(publication, self.allow_card_problems)  # now, not in the background
+        return HfApi().run_as_future(publish, publication, repo_id, **options)
 
-        publication = prepare_publication(self.args.output_dir, repo_id)
-        refuse_card_problems(publication, self.allow_card_problems)
-
-        def upload() -> CommitInfo:
-            return publish(
-                publication,
-                repo_id,
-                private=private if private is not None else self.args.hub_private_repo,
-                revision=revision or self.args.hub_revision,
-                token=token if token is not None else self.args.hub_token,
-                commit_message=commit_message,
-                allow_card_problems=self.allow_card_problems,
-            )
-
-        return upload() if blocking else _in_background(upload)
-
-
-def _in_background(upload: Callable[[], CommitInfo]) -> Future:
-    executor = ThreadPoolExecutor(max_workers=1)
-    future = executor.submit(upload)
-    executor.shutdown(wait=False)
-    return future
+    def _repo_id(self) -> str:
+        return self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).absolute().name
 
 
 __all__ = ["PublishingMixin"]

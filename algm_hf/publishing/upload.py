@@ -1,15 +1,12 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""One commit on the Hub that carries a checked folder, or nothing; and in words what is there afterwards."""
+"""One commit on the Hub that carries a checked folder, or nothing; and what is there afterwards."""
 
 from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
@@ -18,8 +15,8 @@ from transformers.utils import logging
 
 from ..image_processing_algm import AlgmImageProcessor
 from ..modeling_algm import AlgmForSemanticSegmentation
+from ..refusals import require
 from ..runs.compat import errors_of_card
-from .model_card import is_by_hand
 from .publication import CARD, Publication, check_repo_id, prepare_publication
 
 
@@ -31,7 +28,7 @@ STALE_FILES = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin
 
 
 class PublishingError(RuntimeError):
-    """What a person needs to know about an upload that failed, and what it left on the Hub."""
+    """Why an upload failed, and what it left on the Hub."""
 
 
 def publish(
@@ -44,14 +41,13 @@ def publish(
     commit_message: str | None = None,
     commit_description: str | None = None,
     create_pr: bool = False,
-    keep_card: bool = False,
     allow_card_problems: bool = False,
 ) -> CommitInfo:
     """
     Uploads a publication in one commit. If anything fails, the branch stays as it was, or the message says otherwise.
 
-    A card in the repository that was written or edited by hand is not replaced by a rendered one: it stays, with a
-    warning. A card that was written by hand in the folder replaces it.
+    A rendered card does not replace one that the repository has, which may be a person's: that one stays, with a
+    warning, unless `prepare_publication` was asked to replace it. A card that lies in the folder does replace it.
 
     Weights that the repository holds under names that this publication does not use, and `training_args.bin`, are
     deleted in the same commit: `from_pretrained` could take old weights for the new ones, and that file is a pickle.
@@ -65,7 +61,6 @@ def publish(
         commit_message (`str`, *optional*)
         commit_description (`str`, *optional*)
         create_pr (`bool`, *optional*, defaults to `False`): Opens a pull request instead of committing.
-        keep_card (`bool`, *optional*, defaults to `False`): Leave the card of the repository as it is, if it has one.
         allow_card_problems (`bool`, *optional*, defaults to `False`): Publish although the card has problems.
 
     Returns:
@@ -73,37 +68,35 @@ def publish(
 
     Raises:
         ValueError: if the name, the visibility or the card is refused.
-        PublishingError: if the Hub refuses or the connection breaks, in words.
-        KeyboardInterrupt: with words that say what is on the Hub.
+        PublishingError: if the Hub refuses or the connection breaks, with what is on the Hub.
+        KeyboardInterrupt: with what is on the Hub.
     """
     check_repo_id(repo_id)
     refuse_card_problems(publication, allow_card_problems)
-    branch = revision or "main"
     if constants.HF_HUB_OFFLINE:
         raise PublishingError("HF_HUB_OFFLINE is set, so nothing can be published: unset it.")
-    with _explained(repo_id, branch) as state:
+    api = HfApi(token=token)
+    upload = _Upload(api, repo_id, revision or "main", create_pr)
+    with upload:
         # Before anything is created for a card that the Hub refuses.
-        if errors := errors_of_card(publication.card):
-            raise ValueError(f"{CARD} does not validate: {'; '.join(errors)}. Nothing was published.")
-        # One commit of our own: upload_folder may make several, of which an interruption would leave some.
-        api = HfApi(token=token)
-        repo_id = repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
-        is_new = not api.repo_exists(repo_id)
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        if is_new:
-            state["left"] = f"An empty repository {repo_id} was created and stays."
-        if private and not api.model_info(repo_id).private:
-            raise ValueError(f"{repo_id} exists and is public, expected a private one: change it in its settings.")
+        errors = errors_of_card(publication.card)
+        require(not errors, CARD, errors, "metadata that the Hub accepts; nothing was published")
+        if "/" not in repo_id:
+            upload.repo_id = repo_id = f"{api.whoami()['name']}/{repo_id}"
+        if not api.repo_exists(repo_id):
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            upload.created.append(f"the empty repository {repo_id}")
+        is_private = api.model_info(repo_id).private
+        require(is_private or not private, "private", private, f"False, as {repo_id} exists and is public")
         if revision not in (None, "main") and not revision.startswith("refs/pr"):
-            _create_branch(api, repo_id, revision, state)
-        head = api.model_info(repo_id, revision=branch)
-        state.update(head=head.sha, create_pr=create_pr)
-        state["current"] = lambda: api.model_info(repo_id, revision=branch).sha
+            _create_branch(upload)
+        head = api.model_info(repo_id, revision=upload.branch)
+        upload.head = head.sha
         present = {entry.rfilename for entry in head.siblings or []}
-        keep_card = CARD in present and (keep_card or _card_stays(api, publication, repo_id, head.sha))
+        # One commit of our own: upload_folder may make several, of which an interruption would leave some.
         return api.create_commit(
             repo_id,
-            _operations(publication, present, keep_card),
+            _operations(publication, present, repo_id),
             commit_message=commit_message or "Upload model",
             commit_description=commit_description,
             revision=revision,
@@ -120,92 +113,60 @@ def refuse_card_problems(publication: Publication, allow_problems: bool) -> None
         logger.warning(f"{CARD}: {problem}.")
 
 
-def _create_branch(api: HfApi, repo_id: str, branch: str, state: dict[str, Any]) -> None:
+def _create_branch(upload: _Upload) -> None:
     try:
-        api.model_info(repo_id, revision=branch)
+        upload.api.model_info(upload.repo_id, revision=upload.branch)
     except RevisionNotFoundError:
-        api.create_branch(repo_id, branch=branch, exist_ok=True)
-        state["left"] = f"{state.get('left', '')} The new branch {branch!r} was created and stays.".strip()
+        upload.api.create_branch(upload.repo_id, branch=upload.branch, exist_ok=True)
+        upload.created.append(f"the branch {upload.branch!r}")
 
 
-def _card_stays(api: HfApi, publication: Publication, repo_id: str, commit: str) -> bool:
-    """Whether the repository's card is by hand and the new one is not."""
-    if is_by_hand(publication.card_text):
-        return False
-    path = api.hf_hub_download(repo_id, CARD, revision=commit)
-    stays = is_by_hand(Path(path).read_text(encoding="utf-8"))
-    if stays:
-        logger.warning(f"{CARD} of {repo_id} was written by hand and stays; one by hand in the folder replaces it.")
-    return stays
-
-
-def _operations(publication: Publication, present: set[str], keep_card: bool) -> list:
+def _operations(publication: Publication, present: set[str], repo_id: str) -> list:
     operations: list = [CommitOperationAdd(name, str(path)) for name, path in publication.files.items()]
-    if not keep_card:
-        operations.append(CommitOperationAdd(CARD, publication.card_text.encode()))
+    if CARD not in present or publication.replaces_card:
+        operations.append(CommitOperationAdd(CARD, str(publication.card).encode()))
+    else:
+        logger.warning(f"{CARD} of {repo_id} stays as it is: replace_card=True would replace it by the rendered one.")
     stale = sorted(name for name in present - set(publication.files) if STALE_FILES.fullmatch(name))
     return operations + [CommitOperationDelete(name) for name in stale]
 
 
-@contextmanager
-def _explained(repo_id: str, branch: str) -> Iterator[dict[str, Any]]:
-    """Turns whatever the client raises into words; what is refused here passes through. Takes the `head` of the branch
-    before the upload, a function for the `current` one, and in words what else was `left` on the Hub."""
-    state: dict[str, Any] = {}
-    try:
-        yield state
-    except HfHubHTTPError as error:
-        raise PublishingError(_explain(error, repo_id, branch, state)) from error
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(f"Interrupted. {_outcome(branch, state)}") from error
-    except (ValueError, PublishingError):
-        raise
-    except Exception as error:  # the classes of the HTTP library differ between versions of huggingface_hub
-        causes = [error]
-        while causes[-1].__cause__ is not None:
-            causes.append(causes[-1].__cause__)
-        refusal = next((cause for cause in causes if isinstance(cause, HfHubHTTPError)), None)
-        if refusal is not None:
-            raise PublishingError(_explain(refusal, repo_id, branch, state)) from error
-        reasons = " ".join(dict.fromkeys(_one_line(cause) for cause in causes))
-        text = f"The upload to {repo_id} was interrupted. {_outcome(branch, state)} {reasons}"
-        raise PublishingError(f"{text} Run it again: what is there already is not sent twice.") from error
+@dataclass
+class _Upload:
+    """Adds to whatever stops an upload what is on the Hub; refusals of this package pass through."""
 
+    api: HfApi
+    repo_id: str
+    branch: str
+    create_pr: bool
+    head: str | None = None  # commit of the branch before ours, once it is known
+    created: list[str] = field(default_factory=list)
 
-def _outcome(branch: str, state: dict[str, Any]) -> str:
-    """What is on the Hub. Without an answer, or with one that tells of a failure, a commit may have arrived or not."""
-    left = f" {state['left']}" if "left" in state else ""
-    if "current" not in state:
-        return f"Nothing was published on {branch!r}.{left}"
-    try:
-        current = state["current"]()
-    except Exception as error:  # the Hub is out of reach; the first error is the one to tell
-        logger.info(f"{branch} cannot be asked for: {error}")
-        return f"The Hub cannot be asked: look whether {branch!r} has a new commit."
-    if current != state["head"]:
-        return f"But {branch!r} has a new commit, {current}: look at it."
-    look = "; look whether a pull request was opened" if state["create_pr"] else ""
-    return f"Nothing was published on {branch!r}{look}.{left}"
+    def __enter__(self) -> _Upload:
+        return self
 
+    def __exit__(self, kind, error, traceback) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(f"Interrupted. {self.outcome()}") from error
+        if isinstance(error, Exception) and not isinstance(error, ValueError):
+            reasons, cause = {}, error
+            while cause is not None:
+                reasons[" ".join(str(cause).split()) or type(cause).__name__] = cause
+                cause = None if isinstance(cause, HfHubHTTPError) else cause.__cause__  # which says it all
+            raise PublishingError(f"Upload to {self.repo_id}: {' '.join(reasons)} {self.outcome()}") from error
 
-def _one_line(error: BaseException) -> str:
-    return f"{' '.join(str(error).split()) or type(error).__name__}".rstrip(".") + "."
-
-
-def _explain(error: HfHubHTTPError, repo_id: str, branch: str, state: dict[str, Any]) -> str:
-    status = error.response.status_code
-    said = error.server_message or error.response.headers.get("X-Error-Message") or _one_line(error)
-    advice = {
-        401: "The Hub does not accept the token: `hf auth login`, or set HF_TOKEN to one that may write.",
-        403: f"The token may not write to {repo_id}: use one with write access, or another namespace.",
-        404: "The repository or the branch is not there, or the token may not see it.",
-        409: "Somebody or something else is changing it: look at it, then run this again.",
-        412: f"Somebody else has committed to {branch!r} meanwhile: look at it, then run this again.",
-    }.get(status, "Run this again later." if status >= 500 else "")
-    text = f"The Hub refused the upload to {repo_id} ({status}: {said.rstrip('.')}). {advice}".strip()
-    if status >= 500:  # the commit may have been made before the failure
-        return f"{text} {_outcome(branch, state)}"
-    return " ".join(filter(None, [text, f"Nothing was published on {branch!r}.", state.get("left")]))
+    def outcome(self) -> str:
+        """Without an answer, or with one that tells of a failure, a commit may have arrived or not."""
+        if self.head is not None:
+            try:
+                current = self.api.model_info(self.repo_id, revision=self.branch).sha
+            except Exception:  # out of reach; the first error is the one to tell
+                return f"The Hub cannot be asked: look whether {self.branch!r} has a new commit."
+            if current != self.head:
+                return f"But {self.branch!r} has a new commit, {current}: look at it."
+        requested = "; look whether a pull request was opened" if self.head and self.create_pr else ""
+        created = f" What was created stays: {' and '.join(self.created)}." if self.created else ""
+        return f"Nothing was published on {self.branch!r}{requested}.{created}"
 
 
 def push_model_to_hub(
@@ -222,6 +183,7 @@ def push_model_to_hub(
     create_pr: bool = False,
     max_shard_size: int | str = "50GB",
     tags: list[str] | None = None,
+    replace_card: bool = False,
     allow_card_problems: bool = False,
 ) -> CommitInfo:
     """
@@ -235,10 +197,12 @@ def push_model_to_hub(
         license (`str`, *optional*): Of the weights, for the card: an identifier of the Hub's list.
         max_shard_size (`int` or `str`, *optional*, defaults to `"50GB"`): Largest file of weights.
         tags (`list[str]`, *optional*): For the card.
+        replace_card (`bool`, *optional*, defaults to `False`): Replace a card that the repository has, which may be a
+            person's; otherwise it stays, with a warning.
         commit_message, commit_description, private, token, revision, create_pr, allow_card_problems: See [`publish`].
 
     Returns:
-        `huggingface_hub.CommitInfo`: `oid` is the commit to pin. A card that the repository has already stays.
+        `huggingface_hub.CommitInfo`: `oid` is the commit to pin.
 
     Raises:
         ValueError: if there is no processor, or if [`prepare_publication`] or [`publish`] refuse.
@@ -248,7 +212,7 @@ def push_model_to_hub(
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         processor.save_pretrained(folder)
-        publication = prepare_publication(folder, repo_id, license=license)
+        publication = prepare_publication(folder, repo_id, replace_card, license=license)
         publication.card.data.tags = list(dict.fromkeys([*publication.card.data.tags, *(tags or [])]))
         return publish(
             publication,
@@ -259,7 +223,6 @@ def push_model_to_hub(
             commit_message=commit_message,
             commit_description=commit_description,
             create_pr=create_pr,
-            keep_card=True,
             allow_card_problems=allow_card_problems,
         )
 
@@ -271,10 +234,7 @@ def _processor_beside(model: AlgmForSemanticSegmentation):
             return AutoImageProcessor.from_pretrained(origin)
         except (OSError, ValueError):
             logger.info(f"{origin} holds no image processor.")
-    raise ValueError(
-        f"The model was loaded from {origin or 'nowhere'!r}, where no image processor is: "
-        "push_model_to_hub(model, repo_id, processor=...) takes the one to publish with it."
-    )
+    raise ValueError(f"processor=None: expected the one to publish, as there is none at name_or_path={origin!r}")
 
 
 __all__ = ["PublishingError", "publish", "push_model_to_hub", "refuse_card_problems"]

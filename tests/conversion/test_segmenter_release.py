@@ -488,7 +488,7 @@ def test_script_publishes_as_everything_here_is_published(tmp_path):
         refused = run_script(tmp_path, *arguments, "--output_dir", tmp_path / "out", **hub_there | {"HF_TOKEN": "old"})
     assert refused.returncode == 1 and "Traceback" not in refused.stderr
     (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
-    assert "does not accept the token" in line
+    assert "401" in line and "Nothing was published" in line
 
 
 @pytest.mark.parametrize(
@@ -496,7 +496,7 @@ def test_script_publishes_as_everything_here_is_published(tmp_path):
     [
         ({"--checkpoint": "none.pth"}, "none.pth does not exist"),
         ({"--output_dir": "names.json"}, "--output_dir names.json is a file, expected a folder"),
-        ({"--push_to_hub": "me/algm-1.0"}, "repo_id is 'me/algm-1.0', expected a name without dots"),
+        ({"--push_to_hub": "me/algm-1.0"}, "repo_id='me/algm-1.0'"),
         ({"--push_to_hub": "me/algm"}, "expected --push_to_hub and --license together"),
         ({"--id2label": "none.json"}, "--id2label none.json cannot be read as JSON"),
         ({"--id2label": "names.json"}, "id2label has 1 entries"),
