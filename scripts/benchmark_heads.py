@@ -19,14 +19,15 @@ from pathlib import Path
 from transformers import HfArgumentParser
 
 from algm_hf.benchmarking.heads import HeadBenchmarkArguments, measure_heads
-from algm_hf.runs.provenance import describe_machine
+from algm_hf.runs.provenance import describe_environment
 
 
 def main() -> int:
     arguments: HeadBenchmarkArguments = HfArgumentParser(HeadBenchmarkArguments).parse_args_into_dataclasses()[0]
-    measured = measure_heads(arguments, lambda text: print(text, file=sys.stderr, flush=True))
     results = {"command": shlex.join(["python", *sys.argv]), "arguments": asdict(arguments)}
-    results |= {"environment": describe_machine(), **measured}
+    results["environment"] = describe_environment()
+    measured = measure_heads(arguments, lambda text: print(text, file=sys.stderr, flush=True))
+    results |= measured
     path = Path(arguments.output)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

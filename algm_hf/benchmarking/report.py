@@ -9,11 +9,10 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from ..runs.files import replace_file
-from ..runs.provenance import describe_environment, processor_name, source_commit
+from ..runs.provenance import describe_environment
 from ..runs.tables import markdown_table
 from .inputs import BenchmarkArguments
 
@@ -26,14 +25,8 @@ def describe_run(model: nn.Module, arguments: BenchmarkArguments) -> dict:
     """`model` and `environment` of a run: what was measured and on what, all printable as JSON."""
     facts = {name: getattr(model.config, name) for name in MODEL_FACTS}
     facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-    environment = describe_environment(model)
-    environment["float32_matmul_precision"] = torch.get_float32_matmul_precision()
-    # Whoever else uses the processors slows every row down, and not evenly.
-    environment["load_average_at_start"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    environment["cuda"] = torch.version.cuda if model.device.type == "cuda" else None
-    if model.device.type == "cpu":
-        environment["device_name"] = processor_name() or environment["device_name"]
-    return {"model": {"name": arguments.model, **facts}, "environment": environment | source_commit(arguments.commit)}
+    environment = describe_environment(model, arguments.commit)
+    return {"model": {"name": arguments.model, **facts}, "environment": environment}
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:

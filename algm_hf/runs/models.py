@@ -9,17 +9,14 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from ..refusals import require
+
 
 @contextmanager
 def config_settings(model: nn.Module, **settings) -> Iterator[None]:
-    """Sets fields of `model.config` for the duration of a `with` block and puts the old values back.
-
-    Raises:
-        `ValueError`: If the config has no such field.
-    """
+    """Sets fields of `model.config` for the duration of a `with` block and puts the old values back."""
     for name in settings:
-        if not hasattr(model.config, name):
-            raise ValueError(f"the config of {type(model).__name__} has no field {name!r}.")
+        require(hasattr(model.config, name), "settings", name, f"a field of {type(model.config).__name__}")
     before = {name: getattr(model.config, name) for name in settings}
     try:
         for name, value in settings.items():

@@ -11,13 +11,14 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 
 from .command_line import redacted
 from .files import replace_file
@@ -26,30 +27,38 @@ from .files import replace_file
 PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "datasets", "evaluate", "pillow", "numpy")
 
 
-def describe_environment(model) -> dict:
-    """Where a measurement was made: device, dtype, attention, threads and versions, all printable as JSON."""
-    device = model.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {
+def describe_environment(model: PreTrainedModel | None = None, commit: str | None = None) -> dict[str, Any]:
+    """Where a measurement is about to be made, printable as JSON: machine, settings of torch, versions and commit.
+
+    Args:
+        model (`PreTrainedModel`, *optional*): Whose device, dtype and attention are stated; without it, the CPU is.
+        commit (`str`, *optional*): Commit to state; without it git is asked, where there is one.
+    """
+    device = torch.device("cpu") if model is None else model.device
+    where = {
         "device": device.type,
-        "device_name": name,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "attention": model.config._attn_implementation,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor_name(),
         "threads": torch.get_num_threads(),
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
         "versions": installed_versions(PACKAGES),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        # Whoever else uses the processors slows every run down, and not evenly.
+        "load_average_at_start": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
+    if model is not None:
+        where["dtype"] = str(model.dtype).removeprefix("torch.")
+        where["attention"] = model.config._attn_implementation
+    return where | ({"commit": commit, "uncommitted_changes": None} if commit else _source_commit())
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """The versions of those packages that are installed, by name."""
+    """The versions of those packages that are installed, by name; not all of them are needed for everything."""
     found = {}
     for package in packages:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue  # not all of them are needed for everything
     return found
 
 
@@ -74,7 +83,7 @@ def save_run_arguments(output_dir: str | Path, **arguments: Any) -> dict[str, tu
         "arguments": json.loads(json.dumps(values, default=str)),
         "versions": installed_versions(PACKAGES),
     }
-    if commit := source_commit()["commit"]:
+    if commit := _source_commit()["commit"]:
         run["commit"] = commit
     runs = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.is_file() else []
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,33 +95,18 @@ def save_run_arguments(output_dir: str | Path, **arguments: Any) -> dict[str, tu
     return {k: (before.get(k), v) for k, v in now.items() if k not in free and before.get(k) != v}
 
 
-def describe_machine() -> dict:
-    """Processor, threads, versions and commit of a measurement without a model, on the CPU, printable as JSON."""
-    return {
-        "device": "cpu",
-        "device_name": processor_name() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "cpus": os.cpu_count(),
-        "python": platform.python_version(),
-        "versions": {"torch": torch.__version__.partition("+")[0]},
-        "load_average_at_start": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        **source_commit(),
-    }
-
-
-def processor_name() -> str | None:
-    """What Linux calls the processor; platform knows its architecture only."""
+def _processor_name() -> str:
+    """What Linux calls the processor; elsewhere its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return None
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
-def source_commit(stated: str | None = None) -> dict:
+def _source_commit() -> dict:
     """The commit of this package, and whether the sources differ from it; `None` where that cannot be known."""
-    if stated is not None:
-        return {"commit": stated, "uncommitted_changes": None}
     folder = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str:
@@ -126,12 +120,4 @@ def source_commit(stated: str | None = None) -> dict:
         return {"commit": None, "uncommitted_changes": None}
 
 
-__all__ = [
-    "PACKAGES",
-    "describe_environment",
-    "describe_machine",
-    "installed_versions",
-    "processor_name",
-    "save_run_arguments",
-    "source_commit",
-]
+__all__ = ["PACKAGES", "describe_environment", "installed_versions", "save_run_arguments"]
