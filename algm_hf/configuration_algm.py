@@ -170,8 +170,9 @@ class AlgmConfig(PreTrainedConfig):
         require_integer("merge_window_size", self.merge_window_size, 2)
         require_number("merge_threshold", self.merge_threshold, *MERGE_THRESHOLD_RANGE)
         for name in ("local_merge_layer", "global_merge_layer"):
-            if getattr(self, name) is not None:  # layers are counted from 1
-                require_integer(name, getattr(self, name), 1, self.num_hidden_layers)
+            layer, last = getattr(self, name), self.num_hidden_layers
+            valid = layer is None or (is_integer(layer) and 1 <= layer <= last)
+            require(valid, name, layer, f"None or an integer in 1..{last}, counted from 1")
         if None not in (self.local_merge_layer, self.global_merge_layer):
             expected = f"a layer before global_merge_layer={self.global_merge_layer}"
             in_order = self.local_merge_layer < self.global_merge_layer
@@ -199,8 +200,8 @@ class AlgmConfig(PreTrainedConfig):
         flags = ("qkv_bias", "use_class_token", "use_distillation_token", "use_absolute_position_embeddings")
         for name in (*flags, "use_gated_mlp", "use_mlp_inner_norm"):
             require_bool(name, getattr(self, name))
-        if self.layer_scale_init_value is not None:
-            require_number("layer_scale_init_value", self.layer_scale_init_value)
+        scale = self.layer_scale_init_value
+        require(scale is None or is_number(scale), "layer_scale_init_value", scale, "None or a number")
         require_choice("decoder_type", self.decoder_type, DECODER_TYPES)
         for prefix in ("", "decoder_"):
             heads, size = getattr(self, f"{prefix}num_attention_heads"), getattr(self, f"{prefix}hidden_size")
@@ -222,7 +223,7 @@ class AlgmConfig(PreTrainedConfig):
         theta, head_dim = self.rope_theta, self.hidden_size // self.num_attention_heads
         if theta is not None:
             require(is_number(theta) and theta > 0, "rope_theta", theta, "None or a number > 0")
-            expected = f"None with heads of {head_dim} channels, no multiple of 4 (two for each axis)"
+            expected = f"heads of a multiple of 4 channels, two for each axis, not of {head_dim}"
             require(head_dim % 4 == 0, "rope_theta", theta, expected)
 
 
