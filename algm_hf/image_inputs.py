@@ -1,9 +1,11 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Reading pictures and label maps, whatever they come as, into plain arrays.
+"""
+Reading images and label maps, whatever they come as, into plain arrays.
 
-A picture becomes `(channels, height, width)`, uint8 or float32 with values in 0..255 (float32 as given with
-`do_rescale=False`); a label map becomes int64 `(height, width)`. Sizes are always (height, width) in pixels.
+An image becomes `(channels, height, width)`, uint8 or float32 with values in 0..255 (float32 as given with
+`do_rescale=False`); a label map becomes int64 `(height, width)`. Sizes are always (height, width) in pixels. What does
+not fit is refused with a `ValueError`.
 """
 
 import os
@@ -16,32 +18,26 @@ import torch
 from PIL import Image, ImageOps
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format, load_image
 
+from .refusals import require
+
 
 # 65535 / 255: the factor between 16-bit and 8-bit intensities.
 SIXTEEN_TO_EIGHT_BIT = 257
-# How far rounding may carry a floating point picture out of 0..1 (and, times 255, out of 0..255).
+# How far rounding may carry a floating point image out of 0..1 (and, times 255, out of 0..255).
 FLOAT_TOLERANCE = 1e-3
+
+ADDRESSES = ("http://", "https://", "data:image/")
 
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
 def flatten_images(images: Any) -> list[Any]:
     """
-    Make a flat list of single pictures from one picture, a batch in one array, or (nested) lists of either.
-
-    Args:
-        images (`Any`):
-            PIL images, files, arrays or tensors of 2 or 3 dimensions, arrays or tensors of 4 dimensions (a batch).
-
-    Returns:
-        `list[Any]`: PIL images, files, and arrays or tensors of 2 or 3 dimensions; never empty.
-
-    Raises:
-        `ValueError`: If there is none, or one of another type or number of dimensions.
+    A flat list of single images, never empty, of one image, a batch in one array of 4 dimensions, or (nested) lists of
+    either; each a PIL image, a file, or an array or tensor of 2 or 3 dimensions.
     """
     flat = _flatten(images, "images", batch_ndim=4)
-    if not flat:
-        raise ValueError("`images` is empty, expected at least one picture.")
+    require(flat, "images", images, "at least one image")
     return flat
 
 
@@ -50,18 +46,15 @@ def _flatten(inputs: Any, field: str, batch_ndim: int) -> list[Any]:
         return [single for item in inputs for single in _flatten(item, field, batch_ndim=4)]
     if isinstance(inputs, (str, Path, Image.Image)):
         return [inputs]
-    if not isinstance(inputs, (np.ndarray, torch.Tensor)):
-        raise ValueError(
-            f"`{field}` holds a {type(inputs).__name__}, expected PIL images, files, numpy arrays or torch tensors."
-        )
+    is_array, kind = isinstance(inputs, (np.ndarray, torch.Tensor)), type(inputs).__name__
+    require(is_array, f"type({field})", kind, "PIL images, files, numpy arrays or torch tensors")
     if inputs.ndim == batch_ndim:
         return list(inputs)
-    if inputs.ndim not in (2, 3):
-        raise ValueError(f"`{field}` holds an array of shape {tuple(inputs.shape)}, expected 2 or 3 dimensions each.")
+    require(inputs.ndim in (2, 3), f"{field}.shape", tuple(inputs.shape), "2 or 3 dimensions each")
     return [inputs]
 
 
-def read_picture(
+def read_image(
     image: Any,
     index: int,
     do_convert_rgb: bool,
@@ -73,28 +66,14 @@ def read_picture(
     **kwargs,
 ) -> np.ndarray:
     """
-    Read one picture.
+    Read one image as [`flatten_images`] gives it; see the processor for the settings.
 
     Args:
-        image (`Any`):
-            An entry of [`flatten_images`].
-        index (`int`):
-            Its position, for messages.
-        do_convert_rgb (`bool`):
-            Whether to return three channels, transparency laid on white. Otherwise the picture must have as many
+        index: its position, for messages.
+        do_convert_rgb: whether to return three channels, transparency laid on white. Otherwise the image must have as
+        many
             channels as `image_mean` and `image_std` have values, if it is to be normalised.
-        do_rescale (`bool`):
-            Whether floating point values mean intensities, to be brought to 0..255; else they are kept.
-        do_normalize (`bool`), image_mean, image_std (`float` or `Sequence[float]`):
-            As in the processor.
-        input_data_format (`str` or `ChannelDimension`, *optional*):
-            Order of the axes of an array; inferred when unset.
-
-    Returns:
-        `np.ndarray`: `(channels, height, width)`, uint8 or float32.
-
-    Raises:
-        `ValueError`: For files that cannot be read, wrong channel counts, empty pictures, values out of range, NaN.
+        do_rescale: whether floating point values mean intensities, to be brought to 0..255; else they are kept.
     """
     name = f"images[{index}]"
     expected = (1, 3, 4)
@@ -111,6 +90,9 @@ def read_picture(
     pixels, white = _to_byte_range(pixels, name, do_rescale)
     pixels = _to_rgb(pixels, white) if do_convert_rgb else pixels
     return np.require(pixels, requirements=["C_CONTIGUOUS", "WRITEABLE"])  # torch.from_numpy warns or fails otherwise
+
+
+read_picture = read_image
 
 
 def unrotated_size(image: Any) -> tuple[int, int] | None:
@@ -130,20 +112,17 @@ def to_numpy(array: np.ndarray | torch.Tensor) -> np.ndarray:
 
 
 def _open(source: Any, name: str) -> Any:
-    """Open a file or address; anything else passes. PIL reads every file, so both backends see the same picture."""
+    """Open a file or address; anything else passes. PIL reads every file, so both backends see the same image."""
     if not isinstance(source, (str, Path)):
         return source
-    if str(source).startswith(("http://", "https://", "data:image/")):
+    if str(source).startswith(ADDRESSES):
         return load_image(str(source))
-    if not os.path.isfile(source):
-        raise ValueError(f"`{name}` is {str(source)!r}, which is no file; expected the name of a picture file.")
+    require(os.path.isfile(source), str(source), "no file", f"an image file for {name}")
     try:
         with Image.open(source) as opened:
             opened.load()
     except (OSError, SyntaxError) as error:  # PIL raises both for damaged files
-        raise ValueError(
-            f"`{name}` is {str(source)!r}, which PIL cannot read ({error}); expected a picture."
-        ) from error
+        require(False, str(source), str(error), f"an image that PIL can read for {name}")
     return opened
 
 
@@ -161,8 +140,7 @@ def _pixels_of_pil(image: Image.Image, name: str, do_convert_rgb: bool) -> np.nd
         return values.astype(np.uint16) if sixteen_bit and fits else values
     if image.mode == "F":
         return np.asarray(image)
-    if image.mode == "LAB":
-        raise ValueError(f"`{name}` has the PIL mode 'LAB', which PIL cannot convert; expected an RGB picture.")
+    require(image.mode != "LAB", f"{name}.mode", image.mode, "a mode that PIL converts to RGB")
     transparent = image.mode in _ALPHA_MODES or image.info.get("transparency") is not None
     if not do_convert_rgb:
         if image.mode in ("P", "PA"):  # indices are no intensities
@@ -186,15 +164,10 @@ def _channels_first(
         input_data_format = infer_channel_dimension_format(pixels, num_channels=expected)
     if input_data_format == ChannelDimension.LAST:
         pixels = np.moveaxis(pixels, -1, 0)
-    if pixels.shape[0] not in expected or input_data_format is None:
-        read_as = f"; read as {ChannelDimension(input_data_format).value}" if input_data_format else ""
-        counts = " or ".join(str(count) for count in expected)
-        raise ValueError(
-            f"`{name}` has shape {shape}, expected {counts} channels as (channels, height, width) or "
-            f"(height, width, channels){read_as}."
-        )
-    if pixels.size == 0:
-        raise ValueError(f"`{name}` has shape {shape}, expected at least one pixel.")
+    counts = " or ".join(str(count) for count in expected)
+    layouts = f"{counts} channels as (channels, height, width) or (height, width, channels)"
+    require(pixels.shape[0] in expected and input_data_format is not None, f"{name}.shape", shape, layouts)
+    require(pixels.size > 0, f"{name}.shape", shape, "at least one pixel")
     return pixels
 
 
@@ -208,31 +181,26 @@ def _to_byte_range(pixels: np.ndarray, name: str, do_rescale: bool) -> tuple[np.
         return ((pixels.astype(np.uint32) + SIXTEEN_TO_EIGHT_BIT // 2) // SIXTEEN_TO_EIGHT_BIT).astype(np.uint8), 255
     low, high = pixels.min(), pixels.max()
     if np.issubdtype(pixels.dtype, np.integer):
-        if low < 0 or high > 255:
-            raise ValueError(
-                f"`{name}` holds {pixels.dtype} values from {low} to {high}, expected 0 to 255 (uint16 for 16 bits)."
-            )
+        in_range = 0 <= low and high <= 255
+        require(in_range, f"range({name})", (int(low), int(high)), "0 to 255, or uint16 for 16 bits")
         return pixels.astype(np.uint8), 255
-    if not np.issubdtype(pixels.dtype, np.floating):
-        raise ValueError(f"`{name}` has dtype {pixels.dtype}, expected integers, floating point numbers or booleans.")
+    is_float = np.issubdtype(pixels.dtype, np.floating)
+    require(is_float, f"{name}.dtype", pixels.dtype, "integers, floating point numbers or booleans")
     return _float_to_byte_range(pixels, name, do_rescale)
 
 
 def _float_to_byte_range(pixels: np.ndarray, name: str, do_rescale: bool) -> tuple[np.ndarray, float]:
     broken = np.count_nonzero(~np.isfinite(pixels).all(axis=0))
-    if broken:
-        raise ValueError(f"`{name}` has {broken} pixels with NaN or infinite values, expected finite numbers.")
+    require(broken == 0, name, f"{broken} pixels with NaN or infinite values", "finite numbers")
     pixels = pixels.astype(np.float32)
     low, high = float(pixels.min()), float(pixels.max())
     white = 1.0 if high <= 1 + FLOAT_TOLERANCE else 255.0
     if not do_rescale:
         return pixels, white
-    # A maximum between 1 and 2 is an overshooting 0..1 picture rather than a black 0..255 one: ask, do not guess.
-    if low < -FLOAT_TOLERANCE * white or high > white * (1 + FLOAT_TOLERANCE) or 1 + FLOAT_TOLERANCE < high < 2:
-        raise ValueError(
-            f"`{name}` holds floating point values from {low:g} to {high:g}, expected 0 to 1 or 0 to 255; for values "
-            "that are already rescaled or normalised pass do_rescale=False (and do_normalize=False)."
-        )
+    # A maximum between 1 and 2 is an overshooting 0..1 image rather than a black 0..255 one: ask, do not guess.
+    in_range = low >= -FLOAT_TOLERANCE * white and high <= white * (1 + FLOAT_TOLERANCE)
+    expected = "0 to 1 or 0 to 255; with do_rescale=False (and do_normalize=False) values are taken as they are"
+    require(in_range and not 1 + FLOAT_TOLERANCE < high < 2, f"range({name})", (low, high), expected)
     return np.clip(pixels, 0, white) * (255 / white), 255.0
 
 
@@ -249,30 +217,14 @@ def _to_rgb(pixels: np.ndarray, white: float) -> np.ndarray:
 
 def read_label_maps(segmentation_maps: Any, images: list[Any], sizes: list[tuple[int, int]]) -> list[np.ndarray]:
     """
-    Read the label maps of a list of pictures.
-
-    Args:
-        segmentation_maps (`Any`):
-            One map, a list of maps, or an array `(batch_size, height, width)`.
-        images (`list[Any]`):
-            The pictures as given, entries of [`flatten_images`].
-        sizes (`list[tuple[int, int]]`):
-            Their upright sizes, (height, width) in pixels.
-
-    Returns:
-        `list[np.ndarray]`: int64 `(height, width)` each, never sharing memory with the input.
-
-    Raises:
-        `ValueError`: If the number of maps or a map's size, kind or values do not fit.
+    Read the label maps of images, given as they came and with their upright sizes: one map, a list of maps, or an
+    array `(batch_size, height, width)`. They never share memory with the input.
     """
     stacked = isinstance(segmentation_maps, (np.ndarray, torch.Tensor)) and (
         segmentation_maps.ndim == 3 and segmentation_maps.shape[0] == len(images)
     )
     flat = _flatten(segmentation_maps, "segmentation_maps", batch_ndim=3 if stacked else 4)
-    if len(flat) != len(images):
-        raise ValueError(
-            f"`segmentation_maps` holds {len(flat)} maps for {len(images)} images, expected one for each."
-        )
+    require(len(flat) == len(images), "len(segmentation_maps)", len(flat), f"{len(images)}, one for each image")
     labels = []
     for index, (label_map, image, size) in enumerate(zip(flat, images, sizes, strict=True)):
         labels.append(_read_label_map(label_map, f"segmentation_maps[{index}]"))
@@ -281,8 +233,8 @@ def read_label_maps(segmentation_maps: Any, images: list[Any], sizes: list[tuple
 
 
 def _read_label_map(label_map: Any, name: str) -> np.ndarray:
-    if isinstance(label_map, str) and label_map.startswith(("http://", "https://", "data:image/")):
-        raise ValueError(f"`{name}` is an address, expected a file: addresses are read as colours.")
+    is_address = isinstance(label_map, str) and label_map.startswith(ADDRESSES)
+    require(not is_address, name, label_map, "a file; addresses are read as colours")
     label_map = _open(label_map, name)
     if isinstance(label_map, Image.Image):
         values = np.asarray(ImageOps.exif_transpose(label_map))  # of a palette image: the indices
@@ -290,31 +242,23 @@ def _read_label_map(label_map: Any, name: str) -> np.ndarray:
         values = to_numpy(label_map)
     if values.ndim == 3 and 1 in (values.shape[0], values.shape[-1]):
         values = values[..., 0] if values.shape[-1] == 1 else values[0]
-    if values.ndim != 2:
-        raise ValueError(
-            f"`{name}` has shape {values.shape}, expected one class index per pixel, (height, width). Convert a "
-            "colour map to class indices, or a one-hot map with argmax, first."
-        )
-    if values.dtype.kind not in "biu":
-        whole = values.dtype.kind == "f" and np.isfinite(values).all() and (values == np.round(values)).all()
-        if not whole:
-            raise ValueError(f"`{name}` has dtype {values.dtype} with values that are no integers, expected integers.")
+    expected = "one class index per pixel, (height, width); of a colour map look them up, of a one-hot map take argmax"
+    require(values.ndim == 2, f"{name}.shape", values.shape, expected)
+    is_whole = values.dtype.kind in "biu" or (
+        values.dtype.kind == "f" and np.isfinite(values).all() and (values == np.round(values)).all()
+    )
+    require(is_whole, f"{name}.dtype", values.dtype, "integers")
     return values.astype(np.int64)
 
 
 def _check_map_size(size: tuple[int, int], image_size: tuple[int, int], image: Any, index: int) -> None:
-    if size == image_size:
-        return
-    message = (
-        f"`segmentation_maps[{index}]` is {size[0]} x {size[1]} (height x width) and `images[{index}]` is "
-        f"{image_size[0]} x {image_size[1]}, expected equal sizes."
-    )
-    if unrotated_size(image) == size:
-        message += (
-            " The map fits the picture before its EXIF orientation is applied: rotate the map, or strip the "
-            "orientation if the pixels are upright already."
+    expected = f"{tuple(image_size)}, the height and width of images[{index}]"
+    if size != image_size and unrotated_size(image) == size:
+        expected += (
+            "; the map fits before the EXIF orientation of the image is applied: rotate it, or strip the orientation "
+            "if the pixels are upright already"
         )
-    raise ValueError(message)
+    require(size == image_size, f"segmentation_maps[{index}].shape", size, expected)
 
 
-__all__ = ["flatten_images", "read_label_maps", "read_picture", "to_numpy", "unrotated_size"]
+__all__ = ["flatten_images", "read_image", "read_label_maps", "read_picture", "to_numpy", "unrotated_size"]

@@ -1,8 +1,8 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Image processor of ALGM: pictures and label maps in, tensors out, and logits back to label maps.
+"""Image processor of ALGM: images and label maps in, tensors out, and logits back to label maps.
 
-Everything a picture goes through except the resampling is shared by both backends: `AlgmImageProcessor` resamples with
+Everything an image goes through except the resampling is shared by both backends: `AlgmImageProcessor` resamples with
 torchvision where it is installed and with PIL where it is not, `AlgmImageProcessorPil` always with PIL.
 """
 
@@ -27,8 +27,10 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TensorType
 from transformers.utils.import_utils import is_torchvision_available
 
-from .image_inputs import flatten_images, read_label_maps, read_picture
+from .image_inputs import flatten_images, read_image, read_label_maps
 from .label_maps import blockwise_argmax, upsampled_argmax
+from .patch_grid import patch_grid
+from .refusals import require, require_choice
 
 
 if is_torchvision_available():
@@ -63,10 +65,10 @@ class AlgmImageProcessorKwargs(TypedDict, total=False):
 
 class AlgmBatchFeature(BatchFeature):
     """
-    [`BatchFeature`] whose pictures transformers' segmentation pipeline can batch although their sizes differ.
+    [`BatchFeature`] whose images transformers' segmentation pipeline can batch although their sizes differ.
 
     The pipeline concatenates tensors, which needs equal sizes, and leaves lists as they are, which the model accepts.
-    It is the one caller that stores a `target_size` beside the pictures; from then on `pixel_values` is a list.
+    It is the one caller that stores a `target_size` beside the images; from then on `pixel_values` is a list.
     """
 
     def __setitem__(self, key: str, value: Any) -> None:
@@ -76,7 +78,11 @@ class AlgmBatchFeature(BatchFeature):
 
 
 class _AlgmImageProcessingMixin:
-    """What both backends share; a backend adds `resize` and `backend`."""
+    """
+    What both backends share; a backend adds `resize` and `backend`. Their other methods are not used: `process_image`
+    reads transparency, 16 bits and EXIF orientation otherwise in each version, and `rescale_and_normalize` stands in
+    one backend only.
+    """
 
     valid_kwargs = AlgmImageProcessorKwargs
     model_input_names = ["pixel_values"]
@@ -97,8 +103,7 @@ class _AlgmImageProcessingMixin:
 
     def __init__(self, **kwargs: Unpack[AlgmImageProcessorKwargs]):
         for name in _UNSUPPORTED:
-            if kwargs.get(name):
-                raise ValueError(f"`{name}` is not supported, got {kwargs[name]}; expected `size` to set the size.")
+            require(not kwargs.get(name), name, kwargs.get(name), "none; `size` sets the size")
         super().__init__(**kwargs)
 
     def _standardize_kwargs(self, **kwargs) -> dict[str, Any]:
@@ -107,8 +112,8 @@ class _AlgmImageProcessingMixin:
             kwargs["device"] = str(kwargs["device"])  # JSON
         resample = kwargs["resample"]
         resample = torch_pil_interpolation_mapping.get(resample, resample)
-        if isinstance(resample, bool) or resample not in list(PILImageResampling):
-            raise ValueError(f"`resample` is {resample!r}, expected one of {[int(f) for f in PILImageResampling]}.")
+        is_filter = not isinstance(resample, bool) and resample in list(PILImageResampling)
+        require(is_filter, "resample", resample, f"one of {[int(f) for f in PILImageResampling]}")
         kwargs["resample"] = PILImageResampling(resample)
         kwargs = super()._standardize_kwargs(**kwargs, default_to_square=self.default_to_square)
         for name in ("crop_size", "pad_size"):
@@ -123,17 +128,17 @@ class _AlgmImageProcessingMixin:
         **kwargs: Unpack[AlgmImageProcessorKwargs],
     ) -> BatchFeature:
         r"""
-        Turn pictures, and optionally their label maps, into what the model takes.
+        Turn images, and optionally their label maps, into what the model takes.
 
         Args:
             images (`ImageInput`):
-                A picture, a batch of equal size (one array of 4 dimensions), or a (nested) list of pictures. A picture
+                An image, a batch of equal size (one array of 4 dimensions), or a (nested) list of images. An image
                 is a PIL image of any mode, a file (`str` or `Path`), or a numpy array or torch tensor of shape
                 `(height, width)`, `(height, width, channels)` or `(channels, height, width)` with 1, 3 or 4 channels.
                 The EXIF orientation is applied. 16-bit values are divided by 257. Floating point arrays are read as
                 0..1 if no value exceeds 1, else as 0..255.
             segmentation_maps (`ImageInput`, *optional*):
-                One map of integer class indices per picture, `(height, width)`: PIL (palette indices, not colours),
+                One map of integer class indices per image, `(height, width)`: PIL (palette indices, not colours),
                 file, numpy or torch; several of equal size may be one array `(batch_size, height, width)`.
             kwargs ([`AlgmImageProcessorKwargs`], *optional*):
                 Settings for this call only; see the class.
@@ -141,7 +146,7 @@ class _AlgmImageProcessingMixin:
         Returns:
             [`BatchFeature`]: With `return_tensors`:
 
-            - **pixel_values** float32 `(batch_size, num_channels, height, width)`. Pictures of different sizes are
+            - **pixel_values** float32 `(batch_size, num_channels, height, width)`. Images of different sizes are
               padded with zeros, after normalisation, on the right and at the bottom.
             - **image_sizes** int64 `(batch_size, 2)`, height and width before padding; only when sizes differ.
             - **labels** int64 `(batch_size, height, width)`, padded with `ignore_index`; only with maps.
@@ -149,7 +154,7 @@ class _AlgmImageProcessingMixin:
             Without it, lists of unpadded arrays (torch with torchvision, numpy with PIL) and no `image_sizes`.
 
         Raises:
-            `ValueError`: For a setting, picture or label map that does not fit; the message names the field, the
+            `ValueError`: For a setting, image or label map that does not fit; the message names the field, the
             position in the list, the value and what was expected.
         """
         settings = self._settings_for_call(kwargs)
@@ -157,9 +162,8 @@ class _AlgmImageProcessingMixin:
 
     def _settings_for_call(self, overrides: dict[str, Any]) -> dict[str, Any]:
         names = list(self.valid_kwargs.__annotations__)
-        unknown = sorted(set(overrides) - set(names))
-        if unknown:
-            raise ValueError(f"Unknown setting {unknown[0]!r}, expected one of {names}.")
+        for name in sorted(set(overrides) - set(names)):
+            require(False, name, overrides[name], f"one of the settings {names}")
         settings = {name: getattr(self, name, None) for name in names}
         settings.update({name: value for name, value in overrides.items() if value is not None})
         return self._standardize_kwargs(**settings)
@@ -168,17 +172,17 @@ class _AlgmImageProcessingMixin:
         self, images, segmentation_maps, device=None, return_tensors=None, **settings
     ) -> BatchFeature:
         flat = flatten_images(images)
-        pictures = [read_picture(image, i, **settings) for i, image in enumerate(flat)]
-        sizes = [_target_size(*p.shape[-2:], index=i, **settings) for i, p in enumerate(pictures)]
+        arrays = [read_image(image, i, **settings) for i, image in enumerate(flat)]
+        sizes = [_target_size(*array.shape[-2:], index=i, **settings) for i, array in enumerate(arrays)]
         if device is None and isinstance(flat[0], torch.Tensor):
             device = flat[0].device
         features = {
             "pixel_values": [
-                self._transform(p, size, device=device, **settings) for p, size in zip(pictures, sizes, strict=True)
+                self._transform(a, size, device=device, **settings) for a, size in zip(arrays, sizes, strict=True)
             ]
         }
         if segmentation_maps is not None:
-            maps = read_label_maps(segmentation_maps, flat, [p.shape[-2:] for p in pictures])
+            maps = read_label_maps(segmentation_maps, flat, [array.shape[-2:] for array in arrays])
             features["labels"] = [
                 torch.from_numpy(_prepare_labels(m, size, **settings)).to(device)
                 for m, size in zip(maps, sizes, strict=True)
@@ -194,7 +198,7 @@ class _AlgmImageProcessingMixin:
 
     def _transform(
         self,
-        picture: np.ndarray,
+        array: np.ndarray,
         target_size: tuple[int, int],
         resample: PILImageResampling,
         do_rescale: bool,
@@ -207,8 +211,8 @@ class _AlgmImageProcessingMixin:
     ) -> torch.Tensor:
         """Resize `(channels, height, width)` to `target_size`, rescale and normalise; float32 on `device`."""
         on_torchvision = self.backend == "torchvision"
-        pixels = torch.from_numpy(picture).to(device) if on_torchvision else picture
-        if picture.shape[-2:] != target_size:
+        pixels = torch.from_numpy(array).to(device) if on_torchvision else array
+        if array.shape[-2:] != target_size:
             pixels = self.resize(pixels, SizeDict(height=target_size[0], width=target_size[1]), resample=resample)
         pixels = pixels if on_torchvision else torch.from_numpy(pixels).to(device)
         pixels = pixels.to(torch.float32)
@@ -236,7 +240,7 @@ class _AlgmImageProcessingMixin:
             target_sizes (`list[tuple[int, int]]` or `torch.Tensor` of shape `(batch_size, 2)`, *optional*):
                 Height and width in pixels of each map. Unset: `input_sizes`, or else the resolution of the logits.
             input_sizes (`list[tuple[int, int]]` or `torch.Tensor` of shape `(batch_size, 2)`, *optional*):
-                Height and width in pixels at which the model saw each picture. Needed where these are no multiples of
+                Height and width in pixels at which the model saw each image. Needed where these are no multiples of
                 `patch_size`, because the logits then cover padding too. Unset: the target size if `do_resize` is
                 `False` and the target has as many patches as the logits, else no padding is assumed.
 
@@ -247,9 +251,9 @@ class _AlgmImageProcessingMixin:
             `ValueError`: If logits are missing, not 4-dimensional or not finite, or if sizes do not fit.
         """
         logits = _field(outputs, "logits")
-        if not isinstance(logits, torch.Tensor) or logits.ndim != 4:
-            got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-            raise ValueError(f"`outputs.logits` is {got}, expected (batch_size, num_labels, rows, columns).")
+        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else None
+        expected = "(batch_size, num_labels, rows, columns)"
+        require(shape is not None and len(shape) == 4, "outputs.logits.shape", shape, expected)
         batch_size = logits.shape[0]
         targets = _check_sizes("target_sizes", target_sizes, batch_size)
         inputs = _check_sizes("input_sizes", input_sizes, batch_size)
@@ -258,8 +262,7 @@ class _AlgmImageProcessingMixin:
         for i, scores in enumerate(logits.detach()):
             if grids[i] is not None:
                 scores = scores[:, : grids[i][0], : grids[i][1]]
-            if not torch.isfinite(scores).all():
-                raise ValueError(f"`outputs.logits[{i}]` holds NaN or infinite values, expected finite scores.")
+            require(torch.isfinite(scores).all(), f"outputs.logits[{i}]", "NaN or infinite", "finite scores")
             plan = self._upsampling_plan(scores.shape[-2:], targets[i], inputs[i])
             maps.append(_label_map(scores, *plan))
         return maps
@@ -269,24 +272,21 @@ class _AlgmImageProcessingMixin:
     ) -> tuple[tuple[int, int] | None, tuple[int, int] | None, tuple[int, int]]:
         """The sizes `(padded, cropped, final)` to go through; the first two are `None` without padding to remove."""
         grid = tuple(grid)
-        if input_size is None and target is not None and not self.do_resize and self._num_patches(target) == grid:
+        if (
+            input_size is None
+            and target is not None
+            and not self.do_resize
+            and patch_grid(target, self.patch_size) == grid
+        ):
             input_size = target
-        if input_size is None or input_size == grid:  # logits of an unpadded picture, or one for each pixel
+        if input_size is None or input_size == grid:  # logits of an unpadded image, or one for each pixel
             return None, None, target or grid
-        if self._num_patches(input_size) != grid:
-            raise ValueError(
-                f"`input_sizes` holds {input_size}, which is {self._num_patches(input_size)} patches of "
-                f"{self.patch_size} pixels, but the logits are {grid}; expected the size at which the model saw the "
-                "picture."
-            )
+        expected = f"the size at which the model saw the image, {grid} patches of {self.patch_size} pixels"
+        require(patch_grid(input_size, self.patch_size) == grid, "input_sizes", input_size, expected)
         padded = tuple(side * self.patch_size for side in grid)
         if padded == input_size:
             return None, None, target or input_size
         return padded, input_size, target or input_size
-
-    def _num_patches(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of patches that cover `size`."""
-        return -(-size[0] // self.patch_size), -(-size[1] // self.patch_size)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as saved in `preprocessor_config.json`, with both backends in `auto_map`."""
@@ -300,7 +300,7 @@ class _AlgmImageProcessingMixin:
 
 
 class _AlgmPilBackend(PilBackend):
-    """transformers' PIL backend, resizing channel by channel so that floating point pictures keep their precision."""
+    """transformers' PIL backend, resizing channel by channel so that floating point images keep their precision."""
 
     def resize(self, image: np.ndarray, size: SizeDict, resample=None, **kwargs) -> np.ndarray:
         """Resize `(channels, height, width)`, uint8 or float32, to `size.height` x `size.width`."""
@@ -331,7 +331,7 @@ class AlgmImageProcessor(_AlgmImageProcessingMixin, _DefaultBackend):
             `{"shortest_edge", "longest_edge"}` with a cap on the longer side, `(height, width)` or
             `{"height", "width"}` for a fixed size. Both sides are rounded to whole patches, at least one.
         resample (`PILImageResampling` or `int`, *optional*, defaults to `PILImageResampling.BILINEAR`):
-            Filter for the picture. Label maps are always resampled with the nearest neighbour.
+            Filter for the image. Label maps are always resampled with the nearest neighbour.
         patch_size (`int`, *optional*, defaults to 16):
             Side of a patch in pixels, as in the model's config; at least 1.
         do_rescale (`bool`, *optional*, defaults to `True`):
@@ -345,7 +345,7 @@ class AlgmImageProcessor(_AlgmImageProcessingMixin, _DefaultBackend):
         image_std (`float` or `list[float]`, *optional*, defaults to `[0.5, 0.5, 0.5]`):
             Standard deviation per channel, in the unit left by rescaling; positive.
         do_convert_rgb (`bool`, *optional*, defaults to `True`):
-            Whether to make three channels of greyscale and transparent pictures (on white).
+            Whether to make three channels of greyscale and transparent images (on white).
         do_reduce_labels (`bool`, *optional*, defaults to `False`):
             Whether label 0 becomes `ignore_index` and every other label is lowered by one.
         ignore_index (`int`, *optional*, defaults to 255):
@@ -387,44 +387,32 @@ def _check_settings(
 ) -> None:
     """Refuse settings that no call could honour."""
     for name in _FLAGS:
-        if not isinstance(flags[name], (bool, np.bool_)):
-            raise ValueError(f"`{name}` is {flags[name]!r}, expected True or False.")
-    if set(dict(size)) not in _SIZE_KEYS:
-        raise ValueError(
-            f"`size` is {dict(size)}, expected the keys {' or '.join(str(sorted(k)) for k in _SIZE_KEYS)}."
-        )
-    whole = {"patch_size": patch_size, **{f"size[{key!r}]": value for key, value in dict(size).items()}}
-    for name, value in whole.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"`{name}` is {value!r}, expected a whole number of pixels, at least 1.")
-    if size.longest_edge is not None and size.longest_edge < size.shortest_edge:
-        raise ValueError(f"`size` is {dict(size)}, expected longest_edge to be at least shortest_edge.")
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, Integral):
-        raise ValueError(f"`ignore_index` is {ignore_index!r}, expected an integer.")
-    if flags["do_reduce_labels"] and ignore_index == 0:
-        raise ValueError(
-            "`ignore_index` is 0 with do_reduce_labels=True, expected a value that is no class afterwards."
-        )
-    means, stds = np.atleast_1d(image_mean), np.atleast_1d(image_std)
-    for name, values in {
-        "rescale_factor": np.atleast_1d(rescale_factor),
-        "image_std": stds,
-        "image_mean": means,
-    }.items():
-        numbers = values.ndim == 1 and values.dtype.kind in "iuf" and np.isfinite(values).all()
-        if not numbers or (name != "image_mean" and (values <= 0).any()):
-            raise ValueError(
-                f"`{name}` is {values.tolist()}, expected finite {'' if name == 'image_mean' else 'positive '}numbers."
-            )
-    if flags["do_convert_rgb"] and not {means.size, stds.size} <= {1, 3}:
-        raise ValueError(
-            f"`image_mean` has {means.size} values and `image_std` {stds.size}, expected 1 or 3 for RGB pictures."
-        )
-    if 1 not in (means.size, stds.size) and means.size != stds.size:
-        raise ValueError(f"`image_mean` has {means.size} values and `image_std` {stds.size}, expected equally many.")
-    formats = (ChannelDimension.FIRST.value, ChannelDimension.LAST.value)
-    if input_data_format is not None and input_data_format not in formats:
-        raise ValueError(f"`input_data_format` is {input_data_format!r}, expected one of {formats}.")
+        require(isinstance(flags[name], (bool, np.bool_)), name, flags[name], "True or False")
+    sides = dict(size)
+    require(set(sides) in _SIZE_KEYS, "size", sides, f"the keys {' or '.join(str(sorted(k)) for k in _SIZE_KEYS)}")
+    for name, value in {"patch_size": patch_size, **{f"size[{key!r}]": value for key, value in sides.items()}}.items():
+        is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+        require(is_whole and value >= 1, name, value, "a whole number of pixels, at least 1")
+    in_order = size.longest_edge is None or size.longest_edge >= size.shortest_edge
+    require(in_order, "size", sides, "longest_edge of at least shortest_edge")
+    is_integer = isinstance(ignore_index, Integral) and not isinstance(ignore_index, bool)
+    require(is_integer, "ignore_index", ignore_index, "an integer")
+    is_class = flags["do_reduce_labels"] and ignore_index == 0
+    require(
+        not is_class, "ignore_index", ignore_index, "with do_reduce_labels=True a value that is no class afterwards"
+    )
+    for name, given in {"rescale_factor": rescale_factor, "image_std": image_std, "image_mean": image_mean}.items():
+        values, is_mean = np.atleast_1d(given), name == "image_mean"
+        valid = values.ndim == 1 and values.dtype.kind in "iuf" and np.isfinite(values).all()
+        valid = valid and (is_mean or (values > 0).all())
+        require(valid, name, given, f"finite {'' if is_mean else 'positive '}numbers")
+    num_means, num_stds = np.size(image_mean), np.size(image_std)
+    expected = f"1 value, or as many as channels (3 for RGB) and as image_std={image_std}"
+    fits = 1 in (num_means, num_stds) or num_means == num_stds
+    fits = fits and (not flags["do_convert_rgb"] or {num_means, num_stds} <= {1, 3})
+    require(fits, "image_mean", image_mean, expected)
+    if input_data_format is not None:
+        require_choice("input_data_format", input_data_format, ("channels_first", "channels_last"))
 
 
 def _round_to_patches(numerator: int, denominator: int, patch_size: int) -> int:
@@ -436,13 +424,10 @@ def _round_to_patches(numerator: int, denominator: int, patch_size: int) -> int:
 def _target_size(
     height: int, width: int, index: int, do_resize: bool, size: SizeDict, patch_size: int, **kwargs
 ) -> tuple[int, int]:
-    """Height and width in pixels a picture is resized to, in exact integer arithmetic."""
+    """Height and width in pixels an image is resized to, in exact integer arithmetic."""
     if not do_resize:
-        if min(height, width) < patch_size:
-            raise ValueError(
-                f"`images[{index}]` is {height} x {width} (height x width) and do_resize is False, expected at least "
-                f"one patch of {patch_size} x {patch_size} pixels."
-            )
+        expected = f"at least one patch of {patch_size} x {patch_size} pixels with do_resize=False"
+        require(min(height, width) >= patch_size, f"images[{index}].shape", (height, width), expected)
         return height, width
     if size.height is not None:
         return _round_to_patches(size.height, 1, patch_size), _round_to_patches(size.width, 1, patch_size)
@@ -495,14 +480,11 @@ def _check_sizes(field: str, sizes: Any, batch_size: int) -> list[tuple[int, int
     """`batch_size` pairs of positive integers, or as many `None` when there are no sizes."""
     if sizes is None:
         return [None] * batch_size
-    if len(sizes) != batch_size:
-        raise ValueError(
-            f"`{field}` has {len(sizes)} entries, expected one (height, width) for each of {batch_size} images."
-        )
+    require(len(sizes) == batch_size, f"len({field})", len(sizes), f"{batch_size}, (height, width) of each image")
     sizes = [size.tolist() if isinstance(size, (torch.Tensor, np.ndarray)) else size for size in sizes]
     for index, size in enumerate(sizes):
-        if np.size(size) != 2 or any(side != int(side) or side < 1 for side in size):
-            raise ValueError(f"`{field}[{index}]` is {size}, expected two positive integers (height, width).")
+        valid = np.size(size) == 2 and all(side == int(side) and side >= 1 for side in size)
+        require(valid, f"{field}[{index}]", size, "two positive integers (height, width)")
     return [(int(height), int(width)) for height, width in sizes]
 
 

@@ -62,7 +62,7 @@ def blockwise_argmax(scores: Tensor, resize: Callable[[Tensor], Tensor], num_pix
     Args:
         scores (`Tensor` of shape `(num_labels, rows, columns)`, floating point)
         resize (`Callable`): takes some classes `(n, rows, columns)` to `(n, height, width)`, each by itself.
-        num_pixels (`int`): pixels of the largest picture that `resize` goes through.
+        num_pixels (`int`): pixels of the largest image that `resize` goes through.
 
     Returns:
         `Tensor` of shape `(height, width)`, int64; where classes tie, the lowest.

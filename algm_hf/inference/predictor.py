@@ -1,7 +1,7 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
 """
-From pictures to label maps at their own size: whole images or sliding windows, at one scale or averaged over several
+From images to label maps at their own size: whole images or sliding windows, at one scale or averaged over several
 scales and mirror images, as the paper tests (ALGM, CVPR 2024, section 4.1; Segmenter, ICCV 2021).
 
 An image is resized so that its shorter side is the processor's (times the scale), cut into windows, the logits of a
@@ -117,7 +117,7 @@ class SegmentationPredictor:
     def __call__(self, images: Sequence[Image.Image]) -> list[SegmentedImage]:
         """
         Args:
-            images (`Sequence[Image.Image]`): At least one picture, of any sizes.
+            images (`Sequence[Image.Image]`): At least one image, of any sizes.
 
         Returns:
             `list[SegmentedImage]`: One per image, in their order.
@@ -241,7 +241,7 @@ def segment_images(model, processor, images: Sequence[Image.Image]) -> list[Segm
     Args:
         model ([`AlgmForSemanticSegmentation`]): In evaluation mode, on any device.
         processor ([`AlgmImageProcessor`]): The model's processor.
-        images (`Sequence[Image.Image]`): At least one picture.
+        images (`Sequence[Image.Image]`): At least one image.
 
     Returns:
         `list[SegmentedImage]`: One per image, in their order.

@@ -151,15 +151,15 @@ def test_whole_patches_are_resized_in_one_step():
 @pytest.mark.parametrize(
     ("outputs", "sizes", "message"),
     [
-        ({}, {}, "`outputs.logits` is NoneType"),
-        ({"logits": torch.zeros(3, 4, 4)}, {}, r"`outputs.logits` is \(3, 4, 4\), expected"),
-        (None, {"target_sizes": [(8, 8)]}, r"`target_sizes` has 1 entries, expected one .* each of 2 images"),
-        (None, {"target_sizes": [(8, 8), (0, 8)]}, r"`target_sizes\[1\]` is \(0, 8\), expected two positive"),
-        (None, {"target_sizes": torch.tensor([8, 8])}, r"`target_sizes\[0\]` is 8, expected two positive"),
-        (None, {"target_sizes": [(8, 8, 3)] * 2}, r"`target_sizes\[0\]` is \(8, 8, 3\)"),
-        (None, {"target_sizes": [(8, 8.5)] * 2}, r"`target_sizes\[0\]` is \(8, 8.5\)"),
-        (None, {"input_sizes": [(70, 64)] * 2}, r"`input_sizes` holds \(70, 64\), which is \(5, 4\) patches of 16"),
-        ({"logits": torch.full((1, 2, 4, 4), torch.nan)}, {}, r"`outputs.logits\[0\]` holds NaN or infinite values"),
+        ({}, {}, "outputs.logits.shape=None"),
+        ({"logits": torch.zeros(3, 4, 4)}, {}, r"outputs.logits.shape=\(3, 4, 4\)"),
+        (None, {"target_sizes": [(8, 8)]}, r"len\(target_sizes\)=1: expected 2"),
+        (None, {"target_sizes": [(8, 8), (0, 8)]}, r"target_sizes\[1\]=\(0, 8\): expected two positive"),
+        (None, {"target_sizes": torch.tensor([8, 8])}, r"target_sizes\[0\]=8: expected two positive"),
+        (None, {"target_sizes": [(8, 8, 3)] * 2}, r"target_sizes\[0\]=\(8, 8, 3\)"),
+        (None, {"target_sizes": [(8, 8.5)] * 2}, r"target_sizes\[0\]=\(8, 8.5\)"),
+        (None, {"input_sizes": [(70, 64)] * 2}, r"input_sizes=\(70, 64\): .* \(4, 4\) patches of 16"),
+        ({"logits": torch.full((1, 2, 4, 4), torch.nan)}, {}, r"outputs.logits\[0\]='NaN or infinite'"),
     ],
 )
 def test_outputs_and_sizes_that_do_not_fit_are_refused(outputs, sizes, message):
@@ -196,8 +196,8 @@ def test_every_setting_survives_saving_and_loading(processor_class, tmp_path):
         assert getattr(processor, name) == getattr(loaded, name) == value, name
         assert getattr(processor_class(), name) != value or name.startswith("do_"), name
     assert loaded.to_dict() == processor.to_dict()
-    picture = Image.new("RGB", (50, 40), (200, 100, 50))
-    before, after = (p(picture, return_tensors="pt").pixel_values for p in (processor, loaded))
+    image = Image.new("RGB", (50, 40), (200, 100, 50))
+    before, after = (p(image, return_tensors="pt").pixel_values for p in (processor, loaded))
     assert torch.equal(before, after)
 
 
