@@ -344,44 +344,6 @@ def augmented(rows, augmentation: SegmentationAugmentation, seed: int) -> Augmen
     return kind(rows, augmentation, seed)
 
 
-class SegmentationTrainingTransform:
-    """Prepares rows of a segmentation data set for training:
-    `dataset.set_transform(SegmentationTrainingTransform(processor))`.
-
-    The image processor resizes and normalises image and label map; then both are cropped at the same random place
-    (padded on the right and at the bottom where they are smaller: the image with 0, the labels with the ignore index)
-    and mirrored together.
-
-    Args:
-        processor ([`AlgmImageProcessor`]): Decides size and normalisation.
-        crop_size (`tuple[int, int]`): Height and width in pixels of what comes out, so that rows can be stacked.
-        flip (`bool`, *optional*, defaults to `True`): Whether half of the rows are mirrored left to right.
-    """
-
-    def __init__(self, processor, crop_size: tuple[int, int], flip: bool = True):
-        self.processor = processor
-        self.crop_size = tuple(crop_size)
-        self.fill = {tv_tensors.Image: 0.0, tv_tensors.Mask: processor.ignore_index}
-        self.augment = v2.Compose([v2.RandomCrop(self.crop_size), v2.RandomHorizontalFlip(p=0.5 if flip else 0.0)])
-
-    def __call__(self, rows: Mapping[str, Sequence]) -> dict[str, list[torch.Tensor]]:
-        """Columns `image` and `annotation` to `pixel_values` `(channels, *crop_size)` and `labels` `crop_size`."""
-        prepared = self.processor(rows["image"], segmentation_maps=rows["annotation"])
-        pairs = [
-            self._augment(torch.as_tensor(pixels), torch.as_tensor(labels))
-            for pixels, labels in zip(prepared["pixel_values"], prepared["labels"], strict=True)
-        ]
-        return {"pixel_values": [pixels for pixels, _ in pairs], "labels": [labels for _, labels in pairs]}
-
-    def _augment(self, pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        missing = [max(wanted - side, 0) for wanted, side in zip(self.crop_size, labels.shape, strict=True)]
-        image, mask = tv_tensors.Image(pixels), tv_tensors.Mask(labels)
-        if any(missing):
-            image, mask = v2.Pad([0, 0, missing[1], missing[0]], fill=self.fill)(image, mask)
-        image, mask = self.augment(image, mask)
-        return image.as_subclass(torch.Tensor), mask.as_subclass(torch.Tensor)
-
-
 __all__ = [
     "AugmentedDataset",
     "AugmentedIterableDataset",
@@ -389,7 +351,6 @@ __all__ = [
     "RandomCategoryCrop",
     "RandomRatioResize",
     "SegmentationAugmentation",
-    "SegmentationTrainingTransform",
     "augmentation_speed",
     "augmented",
     "build_augmentation",

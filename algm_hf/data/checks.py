@@ -93,9 +93,7 @@ def _is_first_process() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
-def problem_report(
-    problems: Sequence[BadSampleError], total: int, where: str, mapping: LabelMapping, skippable: bool = True
-) -> str:
+def problem_report(problems: Sequence[BadSampleError], total: int, where: str, mapping: LabelMapping) -> str:
     """What is wrong with a split: counts over all of it, the first files of each kind, and what can be done.
 
     Args:
@@ -103,7 +101,6 @@ def problem_report(
         total (`int`): Samples of the split.
         where (`str`): The split and its data set.
         mapping ([`LabelMapping`]): The expected labels.
-        skippable (`bool`, *optional*, defaults to `True`): Whether the caller can leave samples out.
     """
     kinds = Counter(problem.kind for problem in problems)
     listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
@@ -112,7 +109,7 @@ def problem_report(
         lines += [f"- {problem}" for problem in [each for each in problems if each.kind == kind][:SHOWN]]
         lines += [f"- and {count - SHOWN} more {kind}"] if count > SHOWN else []
     lines += _outside_values(problems, mapping)
-    if skippable and len(problems) < total:
+    if len(problems) < total:
         lines.append("To leave them out and go on, pass skip_bad_samples (--skip_bad_samples); they are then listed.")
     return "\n".join(lines)
 

@@ -510,6 +510,26 @@ def test_files_of_class_names_are_checked(tmp_path, text, message):
         read_id2label(tmp_path / "names.json")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "empty"), ("sky\n\nroad\n", "line 2"), ("sky\nroad\nsky\n", "'sky'"), ("a\n" * 256, "'a'")],
+)
+def test_the_file_of_class_names_of_a_folder_is_checked(folder, text, message):
+    (folder / "classes.txt").write_text(text)
+    with pytest.raises(ValueError, match=rf"classes\.txt.*{message}"):
+        load("folder", folder)
+
+
+def test_files_that_are_no_images_do_no_harm_and_a_split_without_images_is_named(folder):
+    for name in (".DS_Store", "notes.txt"):
+        (folder / "images/train" / name).write_text("x")
+    assert len(load("folder", folder, ["train"]).train) == 5
+    for path in (*folder.glob("images/val/*"), *folder.glob("annotations/val/*")):
+        path.unlink()
+    with pytest.raises(ValueError, match="images/val"):
+        load("folder", folder, ["evaluation"])
+
+
 def test_class_names_are_read_in_the_order_of_their_numbers(tmp_path):
     content = {str(number): f"class {number}" for number in reversed(range(12))}
     (tmp_path / "names.json").write_text(json.dumps(content))
