@@ -14,6 +14,7 @@ from multiprocessing.pool import ThreadPool
 
 from tqdm.auto import tqdm
 
+from ..refusals import require
 from .classes import IGNORE_INDEX, LabelMapping
 from .rows import BadSampleError, RowReader
 
@@ -151,19 +152,15 @@ def check_classes_found(counts: Counter, mapping: LabelMapping, where: str) -> N
         `ValueError`: In these cases.
     """
     found = {label for label, count in counts.items() if count}
-    if not found - {IGNORE_INDEX}:
-        raise ValueError(
-            f"no pixel of {where} is labelled, expected {mapping.expected()} ({mapping.num_labels} classes)."
-        )
-    if found == {0, IGNORE_INDEX} and mapping.num_labels == 2 and mapping.stored_labels == (0, 1):
-        raise ValueError(
-            f"the label maps of {where} hold only 0 and {IGNORE_INDEX}, and {IGNORE_INDEX} is ignored: class 1 never "
-            "occurs. If they are black-and-white masks, store class 1 as 1."
-        )
+    expected = f"labels {mapping.expected()} ({mapping.num_labels} classes)"
+    require(found - {IGNORE_INDEX}, where, "no labelled pixel", expected)
+    is_mask = found == {0, IGNORE_INDEX} and mapping.stored_labels == (0, 1)
+    expected = f"1 for class 1 of black-and-white masks; {IGNORE_INDEX} is ignored"
+    require(not is_mask, where, f"only labels 0 and {IGNORE_INDEX}", expected)
 
 
 def skip_line(name: str, problem: BadSampleError) -> str:
-    """What tells a sample that is left out from all others: rows may store pictures under the same file name."""
+    """What tells a sample that is left out from all others: rows may store images under the same file name."""
     return str(problem) if name in str(problem) else f"{name}: {problem}"
 
 
