@@ -13,6 +13,7 @@ all_results.json and scores_by_class.json. Ctrl-C leaves a checkpoint; --resume_
 """
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -143,14 +144,14 @@ def main() -> None:
             sys.exit(f"error: {error}")
         trainer.load_best_weights()  # it was killed between its last checkpoint and its results
         metrics, speed = {}, {}
-    if stop.signal is not None and trainer.state.global_step < trainer.state.max_steps:
+    if stop.is_due and trainer.state.global_step < trainer.state.max_steps:
         if trainer.is_world_process_zero():
             folder = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}"
             print(
                 f"\nInterrupted after step {trainer.state.global_step}; saved {folder}. Go on with:", file=sys.stderr
             )
             print(f"    {resume_command(sys.argv)}", file=sys.stderr)
-        sys.exit(128 + stop.signal)  # what a shell expects
+        sys.exit(128 + (stop.signal or signal.SIGINT))  # what a shell expects
     write_results(trainer, data, metrics, speed)
     if data.skipped and trainer.is_world_process_zero():
         print(f"{len(data.skipped)} samples were left out:", *data.skipped, sep="\n    ")

@@ -14,6 +14,7 @@ checkpoints. Ctrl-C leaves one, --resume_from_checkpoint last goes on with it. s
 
 import json
 import math
+import signal
 import sys
 from pathlib import Path
 
@@ -209,7 +210,7 @@ def main():
                 if is_stopped:
                     said = f"\nInterrupted after step {state.global_step}; saved {folder}. Go on with:"
                     accelerator.print(said, f"    {resume_command(sys.argv)}", sep="\n", file=sys.stderr)
-                    sys.exit(128 + stop.signal)  # what a shell expects
+                    sys.exit(128 + (stop.signal or signal.SIGINT))  # what a shell expects
                 if is_last:
                     break
 

@@ -6,6 +6,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..refusals import require, require_integer, require_number
+from .classes import IGNORE_INDEX
+
 
 @dataclass
 class DataArguments:
@@ -21,7 +24,7 @@ class DataArguments:
     data_dir: str | None = field(default=None, metadata={"help": "Root of the official layout or generic folder."})
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
     revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub data set."})
-    image_column: str = field(default="image", metadata={"help": "Column of the pictures (Hub and local data sets)."})
+    image_column: str = field(default="image", metadata={"help": "Column of the images (Hub and local data sets)."})
     label_column: str = field(
         default="annotation", metadata={"help": "Column of the label maps (Hub and local data sets)."}
     )
@@ -63,19 +66,27 @@ class DataArguments:
 
     def __post_init__(self):
         for name in ("max_train_samples", "max_eval_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}, expected at least 1.")
-        if self.shuffle_buffer_size < 0:
-            raise ValueError(f"shuffle_buffer_size is {self.shuffle_buffer_size}, expected at least 0.")
-        for value in self.ignore_labels:
-            if not 0 <= value <= 65535:
-                raise ValueError(f"ignore_labels holds {value}, expected values from 0 to 65535.")
-        if self.skip_bad_samples and not self.check_files and not self.streaming:
-            raise ValueError(
-                "skip_bad_samples is True with check_files False, expected check_files True: without the check nobody "
-                "knows which samples to leave out before they are used."
-            )
+            if getattr(self, name) is not None:
+                require_integer(name, getattr(self, name), 1)
+        require_integer("shuffle_buffer_size", self.shuffle_buffer_size, 0)
+        in_range = all(0 <= value <= 65535 for value in self.ignore_labels)
+        require(in_range, "ignore_labels", self.ignore_labels, "values from 0 to 65535")
+        knows = self.check_files or self.streaming or not self.skip_bad_samples
+        require(
+            knows, "skip_bad_samples", True, "check_files=True, by which bad samples are found before they are used"
+        )
+
+
+def check_augmentation(crop_size, base_size, ratio_range, max_category_ratio, flip_prob, ignore_index) -> None:
+    """Refuses what [`SegmentationAugmentation`] cannot do."""
+    is_pair = len(tuple(crop_size)) == 2 and min(crop_size) >= 1
+    require(is_pair, "crop_size", crop_size, "height and width of at least 1 pixel")
+    require(base_size is None or base_size >= 1, "base_size", base_size, "None or at least 1 pixel")
+    rises = len(tuple(ratio_range)) == 2 and 0 < ratio_range[0] <= ratio_range[1]
+    require(rises, "ratio_range", ratio_range, "two rising numbers above 0")
+    require(0 < max_category_ratio <= 1, "max_category_ratio", max_category_ratio, "a number above 0 and up to 1")
+    require_number("flip_prob", flip_prob, 0, 1)
+    require_integer("ignore_index", ignore_index, 0, 255)  # label maps are 8-bit
 
 
 @dataclass
@@ -101,16 +112,10 @@ class AugmentationArguments:
     )
 
     def __post_init__(self):
-        if len(self.crop_size) not in (1, 2) or min(self.crop_size) < 1:
-            raise ValueError(f"--crop_size is {self.crop_size}, expected one side or height and width, at least 1.")
-        if len(self.ratio_range) != 2 or not 0 < self.ratio_range[0] <= self.ratio_range[1]:
-            raise ValueError(f"--ratio_range is {self.ratio_range}, expected two rising numbers above 0.")
-        if self.base_size is not None and self.base_size < 1:
-            raise ValueError(f"--base_size is {self.base_size}, expected at least 1.")
-        for name, low in (("max_category_ratio", "above 0, up to"), ("flip_prob", "from 0 to")):
-            value = getattr(self, name)
-            if not 0 <= value <= 1 or (value == 0 and low.startswith("above")):
-                raise ValueError(f"--{name} is {value}, expected a number {low} 1.")
+        require(len(self.crop_size) in (1, 2), "crop_size", self.crop_size, "one side, or height and width")
+        check_augmentation(
+            self.crop, self.base_size, self.ratio_range, self.max_category_ratio, self.flip_prob, IGNORE_INDEX
+        )
 
     @property
     def crop(self) -> tuple[int, int]:
@@ -118,4 +123,4 @@ class AugmentationArguments:
         return self.crop_size[0], self.crop_size[-1]
 
 
-__all__ = ["AugmentationArguments", "DataArguments"]
+__all__ = ["AugmentationArguments", "DataArguments", "check_augmentation"]

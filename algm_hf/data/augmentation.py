@@ -22,7 +22,8 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
 from ..image_processing_algm import AlgmImageProcessor
-from .arguments import AugmentationArguments
+from ..refusals import require, require_integer
+from .arguments import AugmentationArguments, check_augmentation
 from .classes import IGNORE_INDEX
 
 
@@ -155,7 +156,7 @@ class SegmentationAugmentation:
         image_std: Sequence[float] = (0.5, 0.5, 0.5),
         ignore_index: int = IGNORE_INDEX,
     ):
-        _check(crop_size, base_size, ratio_range, max_category_ratio, flip_prob, ignore_index)
+        check_augmentation(crop_size, base_size, ratio_range, max_category_ratio, flip_prob, ignore_index)
         self.crop_size = tuple(crop_size)
         self.ignore_index = ignore_index
         self.geometry = v2.Compose(
@@ -185,13 +186,8 @@ class SegmentationAugmentation:
         Raises:
             `ValueError`: If the sizes differ or the label map has several channels.
         """
-        if len(annotation.getbands()) != 1:
-            raise ValueError(f"annotation is an image of mode {annotation.mode}, expected one channel.")
-        if image.size != annotation.size:
-            raise ValueError(
-                f"annotation is {annotation.size[0]} x {annotation.size[1]} pixels (width x height), expected the "
-                f"{image.size[0]} x {image.size[1]} of the image."
-            )
+        require(len(annotation.getbands()) == 1, "annotation", annotation.mode, "an image of one channel")
+        require(image.size == annotation.size, "annotation", annotation.size, f"the size of the image, {image.size}")
         pixels = tv_tensors.Image(image.convert("RGB"))
         labels = tv_tensors.Mask(torch.from_numpy(np.array(annotation)))
         pixels, labels = self.geometry(pixels, labels)
@@ -203,21 +199,6 @@ class SegmentationAugmentation:
         if not any(missing):
             return pixels, labels
         return v2.Pad([0, 0, missing[1], missing[0]], fill=self.fill)(pixels, labels)
-
-
-def _check(crop_size, base_size, ratio_range, max_category_ratio, flip_prob, ignore_index) -> None:
-    if len(tuple(crop_size)) != 2 or min(crop_size) < 1:
-        raise ValueError(f"crop_size is {crop_size}, expected a height and a width of at least 1 pixel.")
-    if base_size is not None and base_size < 1:
-        raise ValueError(f"base_size is {base_size}, expected at least 1 pixel or None.")
-    if len(tuple(ratio_range)) != 2 or not 0 < ratio_range[0] <= ratio_range[1]:
-        raise ValueError(f"ratio_range is {ratio_range}, expected two numbers above 0, the smaller one first.")
-    if not 0 < max_category_ratio <= 1:
-        raise ValueError(f"max_category_ratio is {max_category_ratio}, expected a share above 0, up to 1.")
-    if not 0 <= flip_prob <= 1:
-        raise ValueError(f"flip_prob is {flip_prob}, expected a share from 0 to 1.")
-    if not 0 <= ignore_index <= 255:
-        raise ValueError(f"ignore_index is {ignore_index}, expected 0 to 255: label maps are 8-bit.")
 
 
 class _SharedEpoch:
@@ -241,16 +222,11 @@ def _augment_seeded(augmentation, row: Mapping[str, Any], entropy: tuple[int, ..
         return augmentation(row["image"], row["annotation"])
 
 
-def _check_seed(seed: int) -> None:
-    if seed < 0:
-        raise ValueError(f"seed is {seed}, expected at least 0.")
-
-
 class _SeededAugmentation:
     """What map-style data sets and streams have in common: rows, how they are augmented, and the epoch."""
 
     def __init__(self, rows, augmentation, seed: int):
-        _check_seed(seed)
+        require_integer("seed", seed, 0)
         self.rows = rows
         self.augmentation = augmentation
         self.seed = seed
@@ -289,8 +265,8 @@ class AugmentedDataset(_SeededAugmentation, Dataset):
 
 
 class AugmentedIterableDataset(_SeededAugmentation, IterableDataset):
-    """The same for a stream. As a stream numbers no rows, a row's picture takes the place of its index: the result
-    depends on `seed`, the epoch and the picture, whichever worker or process reads it.
+    """The same for a stream. As a stream numbers no rows, a row's image takes the place of its index: the result
+    depends on `seed`, the epoch and the image, whichever worker or process reads it.
 
     Args:
         rows (`Iterable`): A stream of rows `{"image", "annotation"}`; its own `set_epoch`, if any, is called too.
@@ -329,8 +305,8 @@ def augmentation_speed(augmentation: SegmentationAugmentation, rows, count: int 
     Raises:
         `ValueError`: If there is no row or `count` is below 1.
     """
-    if count < 1 or len(rows) < 1:
-        raise ValueError(f"{count} of {len(rows)} rows are to be timed, expected at least 1 of each.")
+    require_integer("count", count, 1)
+    require(len(rows), "rows", rows, "at least one")
     augmented = AugmentedDataset(rows, augmentation, seed)
     augmented[0]
     start = time.perf_counter()
@@ -368,44 +344,6 @@ def augmented(rows, augmentation: SegmentationAugmentation, seed: int) -> Augmen
     return kind(rows, augmentation, seed)
 
 
-class SegmentationTrainingTransform:
-    """Prepares rows of a segmentation data set for training:
-    `dataset.set_transform(SegmentationTrainingTransform(processor))`.
-
-    The image processor resizes and normalises image and label map; then both are cropped at the same random place
-    (padded on the right and at the bottom where they are smaller: the image with 0, the labels with the ignore index)
-    and mirrored together.
-
-    Args:
-        processor ([`AlgmImageProcessor`]): Decides size and normalisation.
-        crop_size (`tuple[int, int]`): Height and width in pixels of what comes out, so that rows can be stacked.
-        flip (`bool`, *optional*, defaults to `True`): Whether half of the rows are mirrored left to right.
-    """
-
-    def __init__(self, processor, crop_size: tuple[int, int], flip: bool = True):
-        self.processor = processor
-        self.crop_size = tuple(crop_size)
-        self.fill = {tv_tensors.Image: 0.0, tv_tensors.Mask: processor.ignore_index}
-        self.augment = v2.Compose([v2.RandomCrop(self.crop_size), v2.RandomHorizontalFlip(p=0.5 if flip else 0.0)])
-
-    def __call__(self, rows: Mapping[str, Sequence]) -> dict[str, list[torch.Tensor]]:
-        """Columns `image` and `annotation` to `pixel_values` `(channels, *crop_size)` and `labels` `crop_size`."""
-        prepared = self.processor(rows["image"], segmentation_maps=rows["annotation"])
-        pairs = [
-            self._augment(torch.as_tensor(pixels), torch.as_tensor(labels))
-            for pixels, labels in zip(prepared["pixel_values"], prepared["labels"], strict=True)
-        ]
-        return {"pixel_values": [pixels for pixels, _ in pairs], "labels": [labels for _, labels in pairs]}
-
-    def _augment(self, pixels: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        missing = [max(wanted - side, 0) for wanted, side in zip(self.crop_size, labels.shape, strict=True)]
-        image, mask = tv_tensors.Image(pixels), tv_tensors.Mask(labels)
-        if any(missing):
-            image, mask = v2.Pad([0, 0, missing[1], missing[0]], fill=self.fill)(image, mask)
-        image, mask = self.augment(image, mask)
-        return image.as_subclass(torch.Tensor), mask.as_subclass(torch.Tensor)
-
-
 __all__ = [
     "AugmentedDataset",
     "AugmentedIterableDataset",
@@ -413,7 +351,6 @@ __all__ = [
     "RandomCategoryCrop",
     "RandomRatioResize",
     "SegmentationAugmentation",
-    "SegmentationTrainingTransform",
     "augmentation_speed",
     "augmented",
     "build_augmentation",

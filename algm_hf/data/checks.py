@@ -14,6 +14,7 @@ from multiprocessing.pool import ThreadPool
 
 from tqdm.auto import tqdm
 
+from ..refusals import require
 from .classes import IGNORE_INDEX, LabelMapping
 from .rows import BadSampleError, RowReader
 
@@ -93,9 +94,7 @@ def _is_first_process() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
-def problem_report(
-    problems: Sequence[BadSampleError], total: int, where: str, mapping: LabelMapping, skippable: bool = True
-) -> str:
+def problem_report(problems: Sequence[BadSampleError], total: int, where: str, mapping: LabelMapping) -> str:
     """What is wrong with a split: counts over all of it, the first files of each kind, and what can be done.
 
     Args:
@@ -103,7 +102,6 @@ def problem_report(
         total (`int`): Samples of the split.
         where (`str`): The split and its data set.
         mapping ([`LabelMapping`]): The expected labels.
-        skippable (`bool`, *optional*, defaults to `True`): Whether the caller can leave samples out.
     """
     kinds = Counter(problem.kind for problem in problems)
     listed = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
@@ -112,7 +110,7 @@ def problem_report(
         lines += [f"- {problem}" for problem in [each for each in problems if each.kind == kind][:SHOWN]]
         lines += [f"- and {count - SHOWN} more {kind}"] if count > SHOWN else []
     lines += _outside_values(problems, mapping)
-    if skippable and len(problems) < total:
+    if len(problems) < total:
         lines.append("To leave them out and go on, pass skip_bad_samples (--skip_bad_samples); they are then listed.")
     return "\n".join(lines)
 
@@ -154,19 +152,15 @@ def check_classes_found(counts: Counter, mapping: LabelMapping, where: str) -> N
         `ValueError`: In these cases.
     """
     found = {label for label, count in counts.items() if count}
-    if not found - {IGNORE_INDEX}:
-        raise ValueError(
-            f"no pixel of {where} is labelled, expected {mapping.expected()} ({mapping.num_labels} classes)."
-        )
-    if found == {0, IGNORE_INDEX} and mapping.num_labels == 2 and mapping.stored_labels == (0, 1):
-        raise ValueError(
-            f"the label maps of {where} hold only 0 and {IGNORE_INDEX}, and {IGNORE_INDEX} is ignored: class 1 never "
-            "occurs. If they are black-and-white masks, store class 1 as 1."
-        )
+    expected = f"labels {mapping.expected()} ({mapping.num_labels} classes)"
+    require(found - {IGNORE_INDEX}, where, "no labelled pixel", expected)
+    is_mask = found == {0, IGNORE_INDEX} and mapping.stored_labels == (0, 1)
+    expected = f"1 for class 1 of black-and-white masks; {IGNORE_INDEX} is ignored"
+    require(not is_mask, where, f"only labels 0 and {IGNORE_INDEX}", expected)
 
 
 def skip_line(name: str, problem: BadSampleError) -> str:
-    """What tells a sample that is left out from all others: rows may store pictures under the same file name."""
+    """What tells a sample that is left out from all others: rows may store images under the same file name."""
     return str(problem) if name in str(problem) else f"{name}: {problem}"
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..refusals import require, require_integer
+
 
 IGNORE_INDEX = 255  # of the pixels of every label map here that do not count
 STORED_VALUES = 65536  # label maps are 8-bit or 16-bit
@@ -51,14 +53,11 @@ class LabelMapping:
 
     def __init__(self, stored_labels: Sequence[int], ignored_labels: Collection[int] = ()):
         self.num_labels = len(stored_labels)
-        if not 1 <= self.num_labels <= IGNORE_INDEX:
-            raise ValueError(f"{self.num_labels} classes are given, expected 1 to {IGNORE_INDEX} (255 is ignored).")
-        if len(set(stored_labels)) != self.num_labels:
-            twice = sorted(value for value, count in Counter(stored_labels).items() if count > 1)
-            raise ValueError(f"stored_labels holds {twice} more than once, expected one stored value per class.")
+        require_integer("num_labels", self.num_labels, 1, IGNORE_INDEX)
+        twice = repeated(stored_labels)
+        require(not twice, "stored_labels", twice, "one stored value for each class")
         for value in (*stored_labels, *ignored_labels):
-            if not 0 <= value < STORED_VALUES:
-                raise ValueError(f"the stored label {value} is out of range, expected 0 to {STORED_VALUES - 1}.")
+            require_integer("stored label", value, 0, STORED_VALUES - 1)
         self.stored_labels = tuple(stored_labels)
         self.table = np.full(STORED_VALUES, OUTSIDE, dtype=np.int16)
         self.table[IGNORE_INDEX] = IGNORE_INDEX
@@ -83,6 +82,11 @@ def listed(values: Iterable, most: int = 8) -> str:
     return " ".join(str(value) for value in values[:most]) + more
 
 
+def repeated(values: Iterable) -> list:
+    """What occurs more than once."""
+    return sorted(value for value, count in Counter(values).items() if count > 1)
+
+
 def read_class_table(layout: str) -> ClassTable:
     """Reads the JSON file of a layout in `class_tables`."""
     content = json.loads((CLASS_FILES / f"{layout}.json").read_text(encoding="utf-8"))
@@ -97,22 +101,14 @@ def read_classes(path: Path) -> dict[int, str]:
         `ValueError`: If the file is missing, holds no name, an empty line between names, a name twice, or more than
             255 names (255 is the label of ignored pixels).
     """
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist, expected a text file with one class name a line.")
+    require(path.is_file(), path, "missing", "a text file with one class name a line")
     names = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
-    if not names:
-        raise ValueError(f"{path} is empty, expected one class name a line.")
-    for number, name in enumerate(names, start=1):
-        if not name:
-            raise ValueError(
-                f"{path} line {number} is empty, expected a class name (the line number decides the label)."
-            )
-        if names.index(name) != number - 1:
-            raise ValueError(f"{path} names the class {name!r} on lines {names.index(name) + 1} and {number}.")
-    if len(names) > IGNORE_INDEX:
-        raise ValueError(
-            f"{path} holds {len(names)} classes, expected at most {IGNORE_INDEX}: {IGNORE_INDEX} is ignored."
-        )
+    require(names, path, "empty", "one class name a line")
+    require(all(names), path, f"empty line {names.index('') + 1}" if "" in names else "", "a class name on every line")
+    require(not repeated(names), path, repeated(names), "every class name once")
+    require(
+        len(names) <= IGNORE_INDEX, path, len(names), f"at most {IGNORE_INDEX} classes, as {IGNORE_INDEX} is ignored"
+    )
     return dict(enumerate(names))
 
 
@@ -122,20 +118,18 @@ def read_id2label(path: str | Path) -> list[str]:
     Raises:
         `ValueError`: If the file is missing, is no such JSON, or names a class twice.
     """
-    expected = 'expected a JSON list of names or {"0": name, "1": name, ...}'
+    expected = 'a JSON list of names or {"0": name, "1": name, ...}'
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"id2label {path} cannot be read: {error}, {expected}.") from error
+        raise ValueError(f"id2label={str(path)!r}: expected {expected} ({error})") from error
     if isinstance(content, dict):
-        if sorted(content) != sorted(str(number) for number in range(len(content))):
-            raise ValueError(f"id2label {path} has the keys {sorted(content)[:12]}, {expected}.")
-        content = [content[str(number)] for number in range(len(content))]
-    if not isinstance(content, list) or not content or not all(isinstance(name, str) for name in content):
-        raise ValueError(f"id2label {path} holds {str(content)[:80]}, {expected}.")
-    twice = sorted(name for name, count in Counter(content).items() if count > 1)
-    if twice:
-        raise ValueError(f"id2label {path} names {', '.join(map(repr, twice))} more than once.")
+        numbers = [str(number) for number in range(len(content))]
+        require(sorted(content) == sorted(numbers), path, sorted(content)[:12], expected)
+        content = [content[number] for number in numbers]
+    is_list = isinstance(content, list) and content and all(isinstance(name, str) for name in content)
+    require(is_list, path, str(content)[:80], expected)
+    require(not repeated(content), path, repeated(content), "every class name once")
     return content
 
 

@@ -30,6 +30,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..refusals import require
 from .rows import BadSampleError
 
 
@@ -45,7 +46,7 @@ class Listing:
     """The files of one split.
 
     Attributes:
-        pairs (`list[tuple[str, Path, Path]]`): Name, picture and label map, sorted by name.
+        pairs (`list[tuple[str, Path, Path]]`): Name, image and label map, sorted by name.
         problems (`list[BadSampleError]`): Files without partner.
         stores_classes (`bool`): Whether these label maps hold `0` to `num_labels - 1` and 255 whatever the table says.
     """
@@ -61,21 +62,20 @@ def image_files(folder: Path) -> dict[str, Path]:
     Raises:
         `ValueError`: If the folder is missing or holds two image files of one stem.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} does not exist, expected a folder of images.")
+    require(folder.is_dir(), folder, "missing", "a folder of images")
     formats = Image.registered_extensions()
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.suffix.lower() not in formats or not path.is_file():
             continue
-        if path.stem in files:
-            raise ValueError(f"{path} and {files[path.stem].name} have the same stem, expected one file per stem.")
+        same = files.get(path.stem, path)
+        require(same is path, path, same.name, "one file of a stem")
         files[path.stem] = path
     return files
 
 
 def pair_files(images: dict[str, Path], annotations: dict[str, Path], where: tuple[Path, Path]) -> Listing:
-    """Pairs pictures and label maps by name.
+    """Pairs images and label maps by name.
 
     Args:
         images, annotations (`dict[str, Path]`): Files by name.
@@ -84,8 +84,7 @@ def pair_files(images: dict[str, Path], annotations: dict[str, Path], where: tup
     Raises:
         `ValueError`: If there is no file at all.
     """
-    if not images and not annotations:
-        raise ValueError(f"{where[0]} holds no images, expected at least one.")
+    require(images or annotations, where[0], "no images", "at least one")
     problems = []
     for present, absent, lacking in ((images, annotations, where[1]), (annotations, images, where[0])):
         for name in sorted(present.keys() - absent.keys()):
@@ -104,8 +103,8 @@ def _root(path: Path, *parents: str, marker: str) -> Path:
     for root in tried:
         if (root / marker).is_dir():
             return root
-    others = "".join(f" (nor does {root / marker})" for root in tried[1:])
-    raise ValueError(f"{path / marker} does not exist{others}, expected a folder of the data set.")
+    others = "".join(f" or {root / marker}" for root in tried[1:])
+    raise ValueError(f"{path / marker}='missing': expected this folder of the data set{others}")
 
 
 def _folder_of_split(parent: Path, split: str, **names: str) -> str:
@@ -114,10 +113,8 @@ def _folder_of_split(parent: Path, split: str, **names: str) -> str:
     candidates = [names.get(split, split)]
     if split == "validation" and split not in names:
         candidates = [name for name in VALIDATION_NAMES if name in found] or ["val"]
-        if len(candidates) > 1:
-            raise ValueError(f"{parent} holds both {' and '.join(VALIDATION_NAMES)}, expected one of them.")
-    if candidates[0] not in found:
-        raise ValueError(f"{parent} holds no split {candidates[0]!r}, expected one of {found}.")
+        require(len(candidates) == 1, parent, candidates, "one of them")
+    require(candidates[0] in found, "split", candidates[0], f"one of {found} in {parent}")
     return candidates[0]
 
 
@@ -153,13 +150,13 @@ def list_cityscapes(path: Path, split: str) -> Listing:
     """Lists a split of Cityscapes as [`list_folder`] does, with the same `Raises`."""
     images, annotations = _root(path, marker="leftImg8bit") / "leftImg8bit", _root(path, marker="gtFine") / "gtFine"
     folder = _folder_of_split(images, split, train="train", validation="val")
-    pictures = _without_suffix((images / folder).glob("*/*_leftImg8bit.png"), "_leftImg8bit.png")
+    found = _without_suffix((images / folder).glob("*/*_leftImg8bit.png"), "_leftImg8bit.png")
     labels = _without_suffix((annotations / folder).glob("*/*_gtFine_labelIds.png"), "_gtFine_labelIds.png")
     train_ids = {}
     if not labels:
         suffix = "_gtFine_labelTrainIds.png"
         labels = train_ids = _without_suffix((annotations / folder).glob(f"*/*{suffix}"), suffix)
-    listing = pair_files(pictures, labels, (images / folder, annotations / folder))
+    listing = pair_files(found, labels, (images / folder, annotations / folder))
     listing.stores_classes = bool(train_ids)
     return listing
 
@@ -171,21 +168,15 @@ def list_pascal_context(path: Path, split: str) -> Listing:
         `ValueError`: Naming the folder or split file that is missing or empty.
     """
     root = _root(path, "VOC2010", "VOCdevkit/VOC2010", marker="JPEGImages")
-    if not (root / "SegmentationClassContext").is_dir():
-        raise ValueError(
-            f"{root / 'SegmentationClassContext'} does not exist, expected the label maps. {PASCAL_CONVERSION}"
-        )
+    labels = root / "SegmentationClassContext"
+    require(labels.is_dir(), labels, "missing", f"the label maps. {PASCAL_CONVERSION}")
     file = root / "ImageSets" / "SegmentationContext" / f"{'val' if split == 'validation' else split}.txt"
-    if not file.is_file():
-        raise ValueError(
-            f"{file} does not exist, expected a text file with one image name a line. {PASCAL_CONVERSION}"
-        )
+    require(file.is_file(), file, "missing", f"a text file with one image name a line. {PASCAL_CONVERSION}")
     names = list(dict.fromkeys(file.read_text(encoding="utf-8").split()))
-    if not names:
-        raise ValueError(f"{file} is empty, expected one image name a line.")
+    require(names, file, "empty", "one image name a line")
     pairs, problems = [], []
     for name in sorted(names):
-        pair = (root / "JPEGImages" / f"{name}.jpg", root / "SegmentationClassContext" / f"{name}.png")
+        pair = (root / "JPEGImages" / f"{name}.jpg", labels / f"{name}.png")
         missing = [each for each in pair if not each.is_file()]
         pairs += [] if missing else [(name, *pair)]
         problems += [
@@ -216,8 +207,7 @@ def list_camvid(path: Path, split: str) -> Listing:
         return list_folder(path, split)
     folder = "val" if split == "validation" else split
     for name in (folder, f"{folder}annot"):
-        if not (path / name).is_dir():
-            raise ValueError(f"{path} holds neither images nor {name}, expected the folders of CamVid.")
+        require((path / name).is_dir(), path / name, "missing", "this folder of CamVid, or images and annotations")
     return pair_files(
         image_files(path / folder), image_files(path / f"{folder}annot"), (path / folder, path / f"{folder}annot")
     )

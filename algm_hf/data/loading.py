@@ -3,7 +3,7 @@
 """Loads a data set for semantic segmentation, checks it, and brings its labels to the classes `0` to `K - 1` and 255.
 
 Sources are the layouts of `layouts.py`, a generic folder, and every data set that `datasets` loads from
-the Hub or a local folder. Pictures and label maps stay where they are and are decoded, checked and mapped row by row
+the Hub or a local folder. Images and label maps stay where they are and are decoded, checked and mapped row by row
 when they are used; labels are final then, nothing after this module may reduce or map them again.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import datasets
 
+from ..refusals import require, require_choice
 from .arguments import DataArguments
 from .checks import SkippedSamples, check_classes_found, check_rows, problem_report, skip_line
 from .classes import ClassTable, LabelMapping, read_class_table, read_classes, read_id2label
@@ -90,11 +91,9 @@ def load_segmentation_data(
         `ValueError`: If an argument does not fit, class names are missing, or a file cannot be used; in one message
             with the first files by name and the counts of all.
     """
+    require(splits, "splits", splits, " or ".join(map(repr, SPLITS)))
     for split in splits:
-        if split not in SPLITS:
-            raise ValueError(f"splits holds {split!r}, expected {' or '.join(map(repr, SPLITS))}.")
-    if not splits:
-        raise ValueError(f"splits is empty, expected {' or '.join(map(repr, SPLITS))}.")
+        require_choice("splits", split, SPLITS)
     sources = {split: _load_source(arguments, split) for split in splits}
     table = _class_table(arguments, list(sources.values()))
     data = SegmentationData(None, None, dict(enumerate(table.classes)), table.palette)
@@ -125,14 +124,10 @@ def _load_source(arguments: DataArguments, split: str) -> _Source:
 
 
 def _load_layout(arguments: DataArguments, name: str, limit: int | None) -> _Source:
-    if arguments.data_dir is None:
-        raise ValueError(f"dataset is {arguments.dataset!r} without data_dir, expected data_dir to name its folder.")
-    path = Path(arguments.data_dir)
-    if not path.is_dir():
-        raise ValueError(f"data_dir {path} is not a folder, expected the root of {arguments.dataset!r}.")
-    for option in ("dataset_config", "revision"):
-        if getattr(arguments, option) is not None:
-            raise ValueError(f"{option} is given, but dataset {arguments.dataset!r} is a folder and has none.")
+    path = Path(arguments.data_dir or "")
+    is_given = arguments.data_dir is not None and path.is_dir()
+    require(is_given, "data_dir", arguments.data_dir, f"the root folder of {arguments.dataset!r}")
+    _refuse_given(arguments, ("dataset_config", "revision"), "is a folder")
     listing = LAYOUTS.get(arguments.dataset, list_folder)(path, name)
     pairs = listing.pairs[:limit]
     columns = {
@@ -146,8 +141,14 @@ def _load_layout(arguments: DataArguments, name: str, limit: int | None) -> _Sou
     return _Source(rows, f"split {name} of {path}", listing.problems, listing.stores_classes)
 
 
+def _refuse_given(arguments: DataArguments, options: Sequence[str], reason: str) -> None:
+    for option in options:
+        value = getattr(arguments, option)
+        require(not value, option, value, f"it not to be given: data set {arguments.dataset!r} {reason}")
+
+
 def _load_columns(arguments: DataArguments, name: str, limit: int | None) -> _Source:
-    """Loads a data set of the Hub or a local folder; its pictures and label maps stay encoded."""
+    """Loads a data set of the Hub or a local folder; its images and label maps stay encoded."""
     rows = _load_dataset(arguments, name)
     columns = rows.column_names or list(next(iter(rows)))
     image = _column(columns, arguments.image_column, IMAGE_COLUMNS, "image_column")
@@ -172,8 +173,7 @@ def _load_dataset(arguments: DataArguments, name: str) -> datasets.Dataset | dat
     path = Path(arguments.dataset)
     if any((path / file).is_file() for file in ("dataset_dict.json", "state.json")):
         return _load_saved(arguments, path, name)
-    if (path / "classes.txt").is_file():
-        raise ValueError(f"dataset {path} is a generic folder, expected dataset 'folder' with data_dir {path}.")
+    require(not (path / "classes.txt").is_file(), "dataset", str(path), f"'folder', with data_dir {path}")
     reasons = []
     for attempt in VALIDATION_NAMES if name == "validation" else (name,):
         try:
@@ -188,22 +188,19 @@ def _load_dataset(arguments: DataArguments, name: str) -> datasets.Dataset | dat
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             reasons.append(error)
     raise ValueError(
-        f"split {name!r} of dataset {arguments.dataset!r} cannot be loaded: {reasons[0]} (Besides data sets of the "
-        f"Hub and local folders there are {', '.join(sorted(LAYOUTS))} and folder.)"
+        f"dataset={arguments.dataset!r}: expected a data set of the Hub or a local folder with split {name!r} "
+        f"({reasons[0]}), or {', '.join(sorted(LAYOUTS))} or folder"
     ) from reasons[0]
 
 
 def _load_saved(arguments: DataArguments, path: Path, name: str) -> datasets.Dataset:
     """Loads a split of what `save_to_disk` wrote."""
-    for option in ("dataset_config", "revision", "data_dir"):
-        if getattr(arguments, option) is not None:
-            raise ValueError(f"{option} is given, but dataset {path} was written by save_to_disk and has none.")
+    _refuse_given(arguments, ("dataset_config", "revision", "data_dir"), "was written by save_to_disk")
     saved = datasets.load_from_disk(str(path))
     if isinstance(saved, datasets.Dataset):
         saved = {str(saved.split or "train"): saved}
     names = [each for each in (VALIDATION_NAMES if name == "validation" else (name,)) if each in saved]
-    if not names:
-        raise ValueError(f"dataset {path} has the splits {sorted(saved)}, expected one called {name!r}.")
+    require(names, "split", name, f"one of {sorted(saved)} of {path}")
     return saved[names[0]]  # a stream begins behind the names of its rows
 
 
@@ -212,7 +209,7 @@ def _column(columns: Sequence[str], wanted: str, usual: Sequence[str], option: s
     for name in usual if wanted == usual[0] else (wanted,):
         if name in columns:
             return name
-    raise ValueError(f"{option} is {wanted!r}, expected one of the data set's columns {sorted(columns)}.")
+    raise ValueError(f"{option}={wanted!r}: expected one of the data set's columns {sorted(columns)}")
 
 
 def _class_labels(feature) -> list[list[str]]:
@@ -228,7 +225,7 @@ def _class_labels(feature) -> list[list[str]]:
 def _names_in_features(features: datasets.Features | None, label: str) -> list[str] | None:
     """Class names in the features: those of the label column, else the only list of class labels there is.
 
-    A `ClassLabel` that is no list says what the whole picture shows, not what its pixels can be.
+    A `ClassLabel` that is no list says what the whole image shows, not what its pixels can be.
     """
     if features is None:
         return None
@@ -241,12 +238,7 @@ def _names_in_features(features: datasets.Features | None, label: str) -> list[s
 def _class_table(arguments: DataArguments, sources: list[_Source]) -> ClassTable:
     """The classes of the data set, and where they are stored."""
     if arguments.dataset in LAYOUTS:
-        for option in ("id2label", "reduce_labels"):
-            if getattr(arguments, option):
-                raise ValueError(
-                    f"{option} is {getattr(arguments, option)!r}, but dataset {arguments.dataset!r} knows its classes "
-                    f"and how they are stored; expected no {option}."
-                )
+        _refuse_given(arguments, ("id2label", "reduce_labels"), "knows its classes and how they are stored")
         return read_class_table(arguments.dataset)
     named = [source.class_names for source in sources if source.class_names is not None]
     if arguments.id2label is not None:
@@ -254,13 +246,12 @@ def _class_table(arguments: DataArguments, sources: list[_Source]) -> ClassTable
     elif arguments.dataset == "folder":
         classes = list(read_classes(Path(arguments.data_dir) / "classes.txt").values())
     elif named:
-        if any(names != named[0] for names in named):
-            raise ValueError(f"the splits of dataset {arguments.dataset!r} name different classes.")
+        is_one = all(names == named[0] for names in named)
+        require(is_one, "dataset", arguments.dataset, "splits that name the same classes")
         classes = named[0][1:] if arguments.reduce_labels else named[0]  # names of stored values, the first is 0
     else:
         raise ValueError(
-            f"the features of dataset {arguments.dataset!r} do not name its classes, expected id2label (--id2label) "
-            "to be a JSON file with them."
+            f"id2label=None: expected a JSON file of the classes, which {arguments.dataset!r} does not name"
         )
     first = 1 if arguments.reduce_labels else 0
     return ClassTable(classes, list(range(first, first + len(classes))), [0] if arguments.reduce_labels else [])
@@ -281,8 +272,7 @@ def _prepare_rows(
         bad, counts = check_rows(source.rows, reader, source.where)
     good = [index for index in range(len(source.rows)) if index not in bad]
     _settle(arguments, source, bad, reader, skipped)
-    if not good:
-        raise ValueError(f"no sample of {source.where} can be used, expected at least one.")
+    require(good, source.where, "no usable sample", "at least one")
     if arguments.check_files:
         check_classes_found(counts, reader.mapping, source.where)
     rows = source.rows if len(good) == len(source.rows) else source.rows.select(good)
@@ -296,11 +286,10 @@ def _prepare_stream(
     rows = source.rows
     if isinstance(rows, datasets.Dataset):
         _settle(arguments, source, {}, reader, skipped)
-        if not len(rows):
-            raise ValueError(f"no sample of {source.where} can be used, expected at least one.")
+        require(len(rows), source.where, "no usable sample", "at least one")
         rows = as_stream(rows)
     if source.shuffle_seed is not None and arguments.shuffle_buffer_size:
-        # Before pictures are decoded, so that the buffer stays small.
+        # Before images are decoded, so that the buffer stays small.
         rows = rows.shuffle(seed=source.shuffle_seed, buffer_size=arguments.shuffle_buffer_size)
     read = StreamReader(reader, _split_name(arguments, split), skipped if arguments.skip_bad_samples else None)
     return rows.map(read, batched=True, batch_size=1)

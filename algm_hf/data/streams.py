@@ -12,6 +12,7 @@ import datasets
 import torch
 from transformers.utils import logging
 
+from ..refusals import require
 from .checks import SkippedSamples, skip_line
 from .rows import BadSampleError, RowReader, content_name
 
@@ -73,8 +74,7 @@ class EndlessStream(torch.utils.data.IterableDataset):
                 yield row
             if row is None and in_worker:
                 return  # there are more workers than parts
-            if row is None:
-                raise ValueError("the training stream holds no sample that can be used, expected at least one.")
+            require(row is not None, "training stream", None, "at least one usable sample")
 
 
 __all__ = ["EndlessStream", "StreamReader", "as_stream"]

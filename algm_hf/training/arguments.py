@@ -9,12 +9,19 @@ mask transformer.
 
 from __future__ import annotations
 
+import difflib
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import TrainingArguments
+import yaml
+from transformers import PreTrainedConfig, TrainingArguments
 
+from ..configuration_algm import AlgmConfig
+from ..refusals import require, require_choice, require_integer
 from ..runs.compat import checkpoint_without_reentrance
 
 
@@ -22,55 +29,69 @@ SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy")
 MIN_LEARNING_RATE, POLYNOMIAL_POWER = 1e-5, 0.9
 
 
+# The recipe's; every other field keeps the value of the model that a training starts from.
+RECIPE_OVERRIDES = {"drop_path_rate": 0.1, "decoder_dropout_prob": 0.1}
+# Fields of the config that the data set decides, or that every configuration of transformers has.
+NOT_OVERRIDDEN = {"semantic_loss_ignore_index", *vars(PreTrainedConfig())}
+
+
+def parse_overrides(given: Mapping[str, Any] | Iterable[str]) -> dict[str, Any]:
+    """Fields of [`AlgmConfig`] from a mapping, or from words `key=value` and JSON mappings; the last one wins.
+
+    Raises:
+        `ValueError`: If a word is none of these, or a key is no field that can be set.
+    """
+    overrides: dict[str, Any] = {}
+    for word in [given] if isinstance(given, Mapping) else given:
+        if isinstance(word, str) and not word.startswith("{"):
+            name, equals, value = word.partition("=")
+            require(equals, "config_overrides", word, "key=value")
+            word = {name: value}
+        overrides |= json.loads(word) if isinstance(word, str) else word
+    fields = set(vars(AlgmConfig())) - NOT_OVERRIDDEN
+    for name in overrides:
+        close = difflib.get_close_matches(name, fields, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else " that can be set"
+        require(name in fields, "config_overrides", name, f"a field of AlgmConfig{hint}")
+    return {name: _value(value) if isinstance(value, str) else value for name, value in overrides.items()}
+
+
+def _value(text: str) -> Any:
+    """A YAML scalar or list, and what YAML 1.1 reads as text: `1e-5` and `None`."""
+    try:
+        return None if text == "None" else json.loads(text)
+    except ValueError:
+        return yaml.safe_load(text)
+
+
 @dataclass
 class ModelArguments:
     """The model to start from and what to change about it.
 
-    Fields left unset keep the values of `init_from`, but for the recipe's `drop_path_rate` and `decoder_dropout_prob`,
-    which are set in any case, and `class_weights`, of which there are none unless given.
+    Attributes:
+        config_overrides (`dict[str, Any]`): Made from what is given (see [`parse_overrides`]) and the recipe's
+            `drop_path_rate` and `decoder_dropout_prob`.
     """
 
     init_from: str = field(
         default="scratch:s",
         metadata={
             "help": "Initial weights. scratch:ti, scratch:s, scratch:b, scratch:l (the paper's ViTs) or "
-            "scratch:custom (shape from the fields below) for random ones; or a folder or Hub id of an ALGM model, a "
-            "checkpoint.pth in the Segmenter / ALGM release format, or a folder or Hub id of a ViT (transformers or "
+            "scratch:custom (shape from --config_overrides) for random ones; or a folder or Hub id of an ALGM model, "
+            "a checkpoint.pth in the Segmenter / ALGM release format, or a folder or Hub id of a ViT (transformers or "
             "timm)."
         },
     )
     init_revision: str | None = field(default=None, metadata={"help": "Commit or branch of the Hub id in init_from."})
-    hidden_size: int | None = field(default=None, metadata={"help": "Channels of a token."})
-    num_hidden_layers: int | None = field(default=None, metadata={"help": "Encoder layers."})
-    num_attention_heads: int | None = field(default=None, metadata={"help": "Heads of an encoder layer."})
-    intermediate_size: int | None = field(
-        default=None, metadata={"help": "Channels inside the MLPs; from scratch, four times hidden_size."}
-    )
-    patch_size: int | None = field(default=None, metadata={"help": "Side of a patch in pixels."})
-    num_register_tokens: int | None = field(default=None, metadata={"help": "Register tokens."})
-    layer_norm_eps: float | None = field(default=None, metadata={"help": "Epsilon of every LayerNorm."})
-    position_interpolation: str | None = field(
-        default=None,
-        metadata={"help": "How position embeddings are resized: bilinear (Segmenter), bicubic or bicubic_antialias."},
-    )
-    initializer_range: float | None = field(default=None, metadata={"help": "Standard deviation of random weights."})
-    hidden_dropout_prob: float | None = field(default=None, metadata={"help": "Dropout of the encoder."})
-    attention_probs_dropout_prob: float | None = field(
-        default=None, metadata={"help": "Dropout on the attention weights of the encoder."}
-    )
-    drop_path_rate: float = field(
-        default=0.1, metadata={"help": "Stochastic depth of the last encoder layer, rising linearly from 0."}
-    )
-    decoder_type: str | None = field(default=None, metadata={"help": "mask_transformer or linear."})
-    decoder_num_hidden_layers: int | None = field(default=None, metadata={"help": "Layers of the mask transformer."})
-    decoder_hidden_size: int | None = field(default=None, metadata={"help": "Channels of the mask transformer."})
-    decoder_num_attention_heads: int | None = field(default=None, metadata={"help": "Heads of the mask transformer."})
-    decoder_intermediate_size: int | None = field(
-        default=None, metadata={"help": "Channels inside the MLPs of the mask transformer."}
-    )
-    decoder_dropout_prob: float = field(default=0.1, metadata={"help": "Dropout of the mask transformer."})
-    use_token_merging: bool | None = field(
-        default=None, metadata={"help": "Merge tokens at all; saved with the model. false is the plain ViT."}
+    config_overrides: list[str] = field(
+        default_factory=list,
+        metadata={
+            "action": "extend",
+            "help": "Fields of AlgmConfig that differ from those of init_from, as key=value ..., or a mapping in a "
+            "file: merge_threshold=0.9 global_merge_layer=null inference_mode=slide window_size=512 ... Without them "
+            "drop_path_rate=0.1 decoder_dropout_prob=0.1 class_weights=null; window_size of slide is the shorter side "
+            "of crop_size.",
+        },
     )
     train_with_merging: bool = field(
         default=True,
@@ -79,22 +100,6 @@ class ModelArguments:
             "the saved model merge as configured."
         },
     )
-    local_merge_layer: int | None = field(
-        default=None, metadata={"help": "Layer of the local merge, counted from 1; 0 switches it off."}
-    )
-    global_merge_layer: int | None = field(
-        default=None, metadata={"help": "Layer of the global merge, counted from 1; 0 switches it off."}
-    )
-    merge_threshold: float | None = field(
-        default=None, metadata={"help": "Threshold tau, -1 to 1; lower merges more."}
-    )
-    merge_window_size: int | None = field(default=None, metadata={"help": "Side of a local window in patches."})
-    inference_mode: str | None = field(
-        default=None, metadata={"help": "whole or slide: how images are evaluated; saved with the model."}
-    )
-    window_size: int | None = field(default=None, metadata={"help": "Side of a sliding window in pixels."})
-    window_stride: int | None = field(default=None, metadata={"help": "Distance between sliding windows in pixels."})
-    window_batch_size: int | None = field(default=None, metadata={"help": "Sliding windows that run at once."})
     eval_size: int | None = field(
         default=None,
         metadata={
@@ -102,12 +107,14 @@ class ModelArguments:
             "else the shorter side of crop_size."
         },
     )
-    class_weights: str | None = field(
-        default=None, metadata={"help": "Weight of each class in the loss, a JSON list such as [1, 1, 0.5]."}
-    )
     attn_implementation: str | None = field(
         default=None, metadata={"help": "sdpa, eager or flash_attention_2; without it transformers' choice."}
     )
+
+    def __post_init__(self):
+        self.config_overrides = RECIPE_OVERRIDES | parse_overrides(self.config_overrides)
+        if self.eval_size is not None:
+            require_integer("eval_size", self.eval_size, 1)
 
 
 @dataclass
@@ -191,34 +198,22 @@ class SegmentationTrainingArguments(TrainingArguments):
         fixed = {"remove_unused_columns": False, "prediction_loss_only": False, "label_smoothing_factor": 0.0}
         fixed |= {"bf16_full_eval": False, "fp16_full_eval": False}
         for name, value in fixed.items():
-            if getattr(self, name) != value:
-                raise ValueError(f"--{name} is {getattr(self, name)}, expected {value}: nothing else is supported.")
+            require(getattr(self, name) == value, name, getattr(self, name), f"{value}: nothing else is supported")
         metric = (self.metric_for_best_model or SCORES[0]).removeprefix("eval_")
-        if metric not in SCORES:
-            raise ValueError(f"--metric_for_best_model is {metric}, expected one of {', '.join(SCORES)}.")
-        if not self.learning_rate > 0:
-            raise ValueError(f"--learning_rate is {self.learning_rate}, expected more than 0.")
-        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
-            raise ValueError(f"--layer_decay is {self.layer_decay}, expected a number above 0 and up to 1.")
+        require_choice("metric_for_best_model", metric, SCORES)
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "a number above 0")
+        rate = self.layer_decay
+        require(rate is None or 0 < rate <= 1, "layer_decay", rate, "a number above 0 and up to 1")
         for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} is {getattr(self, name)}, expected at least 1.")
-        if self.max_steps <= 0 and self.num_train_epochs <= 0:
-            raise ValueError(f"--num_train_epochs is {self.num_train_epochs}, expected more than 0.")
-        if self.dataloader_persistent_workers and self.dataloader_num_workers < 1:
-            raise ValueError(
-                f"--dataloader_persistent_workers with --dataloader_num_workers {self.dataloader_num_workers}, "
-                "expected at least 1."
-            )
-        # transformers turns the repository name into the name of a Python module.
-        if self.push_to_hub and self.hub_model_id is not None and "." in self.hub_model_id:
-            raise ValueError(f"--hub_model_id {self.hub_model_id} holds a dot, expected a name without dots.")
-        name = Path(self.output_dir).absolute().name
-        if self.push_to_hub and self.hub_model_id is None and "." in name:
-            raise ValueError(
-                f"--push_to_hub names the repository after --output_dir, and {name} holds a dot; expected "
-                "--hub_model_id with a name without dots."
-            )
+            require_integer(name, getattr(self, name), 1)
+        epochs = self.num_train_epochs
+        require(self.max_steps > 0 or epochs > 0, "num_train_epochs", epochs, "a number above 0")
+        if self.dataloader_persistent_workers:
+            require_integer("dataloader_num_workers", self.dataloader_num_workers, 1)
+        # transformers turns the repository name, by default that of the output folder, into that of a Python module.
+        name = "output_dir" if self.hub_model_id is None else "hub_model_id"
+        repository = Path(self.output_dir).absolute().name if self.hub_model_id is None else self.hub_model_id
+        require(not self.push_to_hub or "." not in repository, name, repository, "a name without dots (hub_model_id)")
 
 
 __all__ = ["ModelArguments", "SegmentationTrainingArguments"]

@@ -12,7 +12,7 @@ from ..segmentation_loss import check_labels
 
 
 class SegmentationCollator:
-    """Stacks rows of [`SegmentationTrainingTransform`] and checks the labels, here where they still are on the CPU.
+    """Stacks rows of [`AugmentedDataset`] and checks the labels, here where they still are on the CPU.
 
     Args:
         num_labels (`int`): Number of classes.

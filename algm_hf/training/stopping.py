@@ -9,32 +9,7 @@ import signal
 import time
 from typing import Any
 
-from transformers import TrainerCallback
-
-
-class TimeLimitCallback(TrainerCallback):
-    """Ends a training after the step in which `max_minutes` (wall clock) are over.
-
-    Args:
-        max_minutes (`float`): More than 0.
-
-    Attributes:
-        reached (`bool`): Whether the limit ended the training.
-    """
-
-    def __init__(self, max_minutes: float):
-        if not max_minutes > 0:
-            raise ValueError(f"max_minutes is {max_minutes}, expected more than 0.")
-        self.max_minutes = max_minutes
-        self.reached = False
-        self._start = 0.0
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self._start = time.monotonic()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if time.monotonic() - self._start > 60 * self.max_minutes and state.global_step < state.max_steps:
-            self.reached = control.should_training_stop = True
+from ..refusals import require
 
 
 class StopRequest:
@@ -43,16 +18,23 @@ class StopRequest:
 
     Use it as a context manager around the training, in the main thread.
 
+    Args:
+        max_minutes (`float`, *optional*): The training is asked to end after so many minutes (wall clock), too.
+
     Attributes:
-        signal (`int`, *optional*): The signal that came.
+        is_due (`bool`): Whether the training was asked to end.
+        signal (`int`, *optional*): The signal that came, if one did.
     """
 
-    def __init__(self):
+    def __init__(self, max_minutes: float | None = None):
+        require(max_minutes is None or max_minutes > 0, "max_minutes", max_minutes, "a number above 0")
+        self.max_minutes, self.is_due, self._start = max_minutes, False, 0.0
         self.signal: int | None = None
         self._before: dict[int, Any] = {}
         self._process = os.getpid()
 
     def __enter__(self) -> StopRequest:
+        self._start = time.monotonic()
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._note)
         return self
@@ -70,12 +52,13 @@ class StopRequest:
 
     def reached(self, accelerator) -> bool:
         """Whether to stop now: the same answer in every process, as soon as one was asked to."""
+        too_long = self.max_minutes is not None and time.monotonic() - self._start > 60 * self.max_minutes
+        self.is_due = self.is_due or too_long or self.signal is not None
         if accelerator.num_processes > 1:
-            if self.signal is not None:
+            if self.is_due:
                 accelerator.set_trigger()
-            if accelerator.check_trigger():
-                self.signal = self.signal or signal.SIGINT
-        return self.signal is not None
+            self.is_due = accelerator.check_trigger() or self.is_due
+        return self.is_due
 
 
-__all__ = ["StopRequest", "TimeLimitCallback"]
+__all__ = ["StopRequest"]

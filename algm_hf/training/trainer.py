@@ -62,7 +62,7 @@ class _StepCallback(TrainerCallback):
 
     def on_epoch_end(self, args, state, control, **kwargs):
         stop = self.trainer.stop
-        if stop is None or stop.signal is None or state.global_step >= state.max_steps:
+        if stop is None or not stop.is_due or state.global_step >= state.max_steps:
             return
         if state.epoch != int(state.epoch):
             # No epoch has ended; on_step_end has saved, and a score from here would not be one of the whole run.

@@ -308,14 +308,14 @@ def test_speed_counts_the_rows_it_is_asked_to():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("crop_size", (0, 4), r"crop_size is \(0, 4\), expected"),
-        ("base_size", 0, "base_size is 0, expected at least 1"),
-        ("ratio_range", (2.0, 0.5), r"ratio_range is \(2\.0, 0\.5\), expected .* smaller one first"),
-        ("ratio_range", (0, 1), r"ratio_range is \(0, 1\), expected two numbers above 0"),
-        ("max_category_ratio", 0, "max_category_ratio is 0, expected"),
-        ("max_category_ratio", 1.5, "max_category_ratio is 1.5, expected"),
-        ("flip_prob", 2, "flip_prob is 2, expected a share"),
-        ("ignore_index", -100, "ignore_index is -100, expected 0 to 255"),
+        ("crop_size", (0, 4), r"crop_size=\(0, 4\)"),
+        ("base_size", 0, "base_size=0"),
+        ("ratio_range", (2.0, 0.5), r"ratio_range=\(2\.0, 0\.5\)"),
+        ("ratio_range", (0, 1), r"ratio_range=\(0, 1\)"),
+        ("max_category_ratio", 0, "max_category_ratio=0"),
+        ("max_category_ratio", 1.5, "max_category_ratio=1.5"),
+        ("flip_prob", 2, "flip_prob=2"),
+        ("ignore_index", -100, "ignore_index=-100"),
     ],
 )
 def test_an_argument_out_of_range_is_named(field, value, message):
@@ -325,11 +325,11 @@ def test_an_argument_out_of_range_is_named(field, value, message):
 
 def test_a_pair_that_does_not_fit_is_refused():
     augmentation = SegmentationAugmentation((8, 8), 8)
-    with pytest.raises(ValueError, match=r"annotation is 4 x 6 pixels .* expected the 6 x 4 of the image"):
+    with pytest.raises(ValueError, match=r"annotation=\(4, 6\): .*\(6, 4\)"):
         augmentation(Image.new("RGB", (6, 4)), Image.new("L", (4, 6)))
-    with pytest.raises(ValueError, match="annotation is an image of mode RGB, expected one channel"):
+    with pytest.raises(ValueError, match="annotation='RGB'"):
         augmentation(Image.new("RGB", (6, 4)), Image.new("RGB", (6, 4)))
-    with pytest.raises(ValueError, match="seed is -1, expected at least 0"):
+    with pytest.raises(ValueError, match="seed=-1"):
         AugmentedDataset([], augmentation, seed=-1)
-    with pytest.raises(ValueError, match="0 of 0 rows|16 of 0 rows"):
+    with pytest.raises(ValueError, match="rows="):
         augmentation_speed(augmentation, [])

@@ -18,9 +18,7 @@ from safetensors.torch import load_file
 SCRIPTS = ("train", "train_no_trainer")
 CLASSES = ("sky", "road", "car")
 # Drop path, dropout and augmentation are on: what a resumed training has to repeat.
-TINY = {
-    "dataset": "folder",
-    "init_from": "scratch:custom",
+TINY_CONFIG = {
     "hidden_size": 16,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
@@ -30,6 +28,10 @@ TINY = {
     "initializer_range": 0.1,
     "drop_path_rate": 0.3,
     "decoder_num_hidden_layers": 1,
+}
+TINY = {
+    "dataset": "folder",
+    "init_from": "scratch:custom",
     "crop_size": 32,
     "per_device_train_batch_size": 2,
     "per_device_eval_batch_size": 2,
@@ -56,9 +58,11 @@ def write_data(folder: Path, num_train: int = 4, num_validation: int = 3) -> Pat
     return folder
 
 
-def arguments(data: Path, output: Path, **changes) -> list[str]:
-    """The command line of a tiny training; `None` leaves an argument out, a list gives it several values."""
-    values = {**TINY, "data_dir": data, "output_dir": output, **changes}
+def arguments(data: Path, output: Path, config: dict = TINY_CONFIG, **changes) -> list[str]:
+    """The command line of a tiny training with fields of the config; `None` leaves an argument out, a list gives it
+    several values."""
+    overrides = [f"{name}={value}" for name, value in config.items()]
+    values = {**TINY, "config_overrides": overrides or None, "data_dir": data, "output_dir": output, **changes}
     tokens = []
     for name, value in values.items():
         if value is not None:

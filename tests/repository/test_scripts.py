@@ -26,8 +26,8 @@ TINY_DEMO = [
     "64",
     "--max_steps",
     "2",
-    "--hidden_size",
-    "32",
+    "--config_overrides",
+    "hidden_size=32",
     "--num_train_scenes",
     "6",
     "--num_eval_scenes",
@@ -146,13 +146,13 @@ def test_demo_trains_saves_reloads_and_draws(tmp_path):
     with Image.open(out / "picture.png") as picture:
         assert picture.width > 800
     results = json.loads((out / "results.json").read_text())
-    assert [result["merging"] for result in results["results"]] == ["off", "on, tau 0.85", "on, tau 0.5"]
-    off, on, low = results["results"]
+    assert [result["name"] for result in results["settings"]] == ["off", "tau 0.85", "tau 0.5"]
+    off, on, low = results["settings"]
     assert off["tokens_final"] == 8 * 12 + 1
     assert max(low["tokens_final"], on["tokens_final"]) < off["tokens_final"]
     assert results["training"]["steps"] == 2
     table = (out / "results.md").read_text()
-    assert all(f"{result['mean_iou']:.3f}" in table for result in results["results"])
+    assert all(f"{100 * result['mean_iou']:.2f}" in table for result in results["settings"])
     assert {"config.json", "model.safetensors", "preprocessor_config.json", "modeling_algm.py"} <= {
         path.name for path in (out / "model").iterdir()
     }
@@ -171,7 +171,7 @@ def test_demo_takes_a_folder_of_labelled_images_and_a_time_limit(tmp_path):
     arguments = [*TINY_DEMO, "--data_dir", data, "--output_dir", tmp_path / "out", "--ignore_labels", "7"]
     arguments += ["--max_eval_samples", "1", "--max_steps", "100000", "--max_minutes", "0.02"]
     done = run("quickstart.py", *arguments)
-    assert "--max_minutes 0.02 ended the training" in done.stdout
+    assert "max_minutes=0.02 ended the training" in done.stdout
     assert "all 1 masks are equal" in done.stdout
     assert json.loads((tmp_path / "out" / "results.json").read_text())["training"]["time_limit_reached"]
     config = json.loads((tmp_path / "out" / "model" / "config.json").read_text())

@@ -15,7 +15,6 @@ from training_runs import fresh_accelerate
 from transformers import TrainerCallback
 
 from algm_hf import AlgmImageProcessor
-from algm_hf.data.augmentation import SegmentationTrainingTransform
 from algm_hf.data.streams import EndlessStream
 from algm_hf.evaluation.metrics import class_table, constant_mean_iou
 from algm_hf.evaluation.scoring import evaluate_segmentation
@@ -25,55 +24,8 @@ from algm_hf.training.checkpoints import checkpoint_to_resume, checkpoints, is_f
 from algm_hf.training.collators import SegmentationCollator
 from algm_hf.training.meters import TokenMeter, TrainingClock
 from algm_hf.training.sharding import model_to_evaluate
-from algm_hf.training.stopping import StopRequest, TimeLimitCallback
+from algm_hf.training.stopping import StopRequest
 from algm_hf.training.trainer import SegmentationTrainer
-
-
-def coloured_pair(height, width):
-    """A picture whose red channel is ten times its label, in two by two blocks."""
-    labels = np.random.default_rng(0).integers(0, 20, (height // 2, width // 2)).repeat(2, axis=0).repeat(2, axis=1)
-    pixels = np.stack([labels * 10] * 3, axis=-1).astype(np.uint8)
-    return Image.fromarray(pixels), Image.fromarray(labels.astype(np.uint8))
-
-
-def transformed(crop_size, height=32, width=48, **settings):
-    image, annotation = coloured_pair(height, width)
-    processor = AlgmImageProcessor(do_resize=False, patch_size=8, image_mean=0.0, image_std=1.0)
-    transform = SegmentationTrainingTransform(processor, crop_size, **settings)
-    rows = transform({"image": [image] * 8, "annotation": [annotation] * 8})
-    return list(zip(rows["pixel_values"], rows["labels"], strict=True)), np.asarray(annotation)
-
-
-def test_crop_and_flip_move_image_and_labels_alike():
-    torch.manual_seed(0)
-    rows, annotation = transformed((16, 24))
-    for pixels, labels in rows:
-        assert pixels.shape == (3, 16, 24)
-        assert labels.shape == (16, 24)
-        assert torch.equal((pixels[0] * 25.5).round().long(), labels.long())
-        assert set(labels.unique().tolist()) <= set(annotation.reshape(-1).tolist())
-    assert not all(torch.equal(labels, rows[0][1]) for _, labels in rows)
-
-
-def test_half_of_the_rows_are_mirrored_unless_flip_is_off():
-    torch.manual_seed(0)
-    rows, annotation = transformed((32, 48))
-    straight, mirrored = torch.tensor(annotation).long(), torch.tensor(annotation[:, ::-1].copy()).long()
-    ways = {("straight" if torch.equal(labels.long(), straight) else "mirrored") for _, labels in rows}
-    assert all(torch.equal(labels.long(), straight) or torch.equal(labels.long(), mirrored) for _, labels in rows)
-    assert ways == {"straight", "mirrored"}
-    rows, _ = transformed((32, 48), flip=False)
-    assert all(torch.equal(labels.long(), straight) for _, labels in rows)
-
-
-def test_an_image_smaller_than_the_crop_is_padded_with_zero_and_ignored_labels():
-    rows, annotation = transformed((40, 64), flip=False)
-    for pixels, labels in rows:
-        assert torch.equal(labels[:32, :48].long(), torch.tensor(annotation).long())
-        assert (labels[32:] == 255).all()
-        assert (labels[:, 48:] == 255).all()
-        assert (pixels[:, 32:] == 0).all()
-        assert (pixels[:, :, 48:] == 0).all()
 
 
 def test_collator_stacks_and_refuses_labels_outside_the_classes():
@@ -86,13 +38,19 @@ def test_collator_stacks_and_refuses_labels_outside_the_classes():
         SegmentationCollator(num_labels=3)([{**row, "labels": torch.full((4, 6), 3)}])
 
 
-def test_time_limit_has_to_be_positive():
-    with pytest.raises(ValueError, match="max_minutes is 0, expected more than 0"):
-        TimeLimitCallback(0)
+def test_a_time_limit_ends_the_training_after_the_step_and_has_to_be_positive():
+    with fresh_accelerate():
+        accelerator = Accelerator(cpu=True)
+        for minutes, reached in ((1e-9, True), (60, False)):
+            with StopRequest(minutes) as stop:
+                assert stop.reached(accelerator) is reached
+            assert (stop.is_due, stop.signal) == (reached, None)
+    with pytest.raises(ValueError, match="max_minutes=0"):
+        StopRequest(0)
 
 
 def labelled_rows(count, num_labels=5, height=40, width=48):
-    """Pictures of different sizes with random squares of labels, one column of them ignored."""
+    """Images of different sizes with random squares of labels, one column of them ignored."""
     generator = np.random.default_rng(0)
     rows = []
     for number in range(count):
@@ -418,5 +376,5 @@ def test_a_stream_begins_again_with_the_next_pass_in_every_worker(workers):
 
 
 def test_a_stream_without_rows_is_refused():
-    with pytest.raises(ValueError, match="the training stream holds no sample that can be used"):
+    with pytest.raises(ValueError, match="training stream="):
         next(iter(EndlessStream(Passes(0))))

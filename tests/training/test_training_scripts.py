@@ -18,7 +18,7 @@ import torch
 from hub_stand_in import HubStandIn
 from PIL import Image
 from places import HELPERS, ROOT
-from training_runs import SCRIPTS, are_equal, arguments, train, weights, write_data
+from training_runs import SCRIPTS, TINY_CONFIG, are_equal, arguments, train, weights, write_data
 
 from algm_hf import AlgmForSemanticSegmentation, AlgmImageProcessor
 from algm_hf.data.arguments import DataArguments
@@ -121,7 +121,7 @@ def test_arguments_and_command_are_saved(finished, name):
     assert "--max_steps=3" in run["command"]
     for path in (path for path in finished[name].rglob("*") if path.is_file()):
         assert b"hf_secret" not in path.read_bytes(), path
-    assert run["arguments"]["model"]["merge_threshold"] == 0.5
+    assert run["arguments"]["model"]["config_overrides"]["merge_threshold"] == 0.5
     assert run["arguments"]["training"]["learning_rate"] == 0.01
     assert run["arguments"]["augmentation"]["crop_size"] == [32]
 
@@ -254,22 +254,23 @@ def test_a_training_publishes_model_and_card_in_one_commit_without_pickles(data,
 REFUSALS = {
     "unknown argument": ({"max_stepz": 3}, "--max_stepz=3 is no argument; did you mean --max_steps"),
     "wrong type": ({"max_steps": "many"}, "max.steps: invalid int value: 'many'"),
-    "wrong layer": ({"global_merge_layer": 9}, "global_merge_layer=9: expected None or an integer in 1..2"),
-    "wrong preset": ({"init_from": "scratch:xl"}, "--init_from is 'scratch:xl'"),
-    "no model": (
-        {"init_from": "no/such/model"},
-        "--init_from no/such/model is neither a folder nor a model of the Hub",
+    "unknown field": (
+        {"config_overrides": "merge_treshold=0"},
+        "config_overrides='merge_treshold'.*'merge_threshold'",
     ),
+    "wrong layer": ({"config_overrides": "global_merge_layer=99"}, "global_merge_layer=99: expected None or"),
+    "wrong preset": ({"init_from": "scratch:xl"}, "init_from='scratch:xl'"),
+    "no model": ({"init_from": "no/such/model"}, "init_from='no/such/model'"),
     "wrong optimizer": ({"optim": "best"}, "best"),
-    "class weights": ({"class_weights": "[1, 2]"}, "--class_weights holds 2 numbers, expected one for each of 3"),
-    "crop": ({"crop_size": 0}, r"--crop_size is \[0\]"),
+    "class weights": ({"config_overrides": "class_weights=[1, 2]"}, r"class_weights=\[1, 2\]: expected one for each"),
+    "crop": ({"crop_size": 0}, r"crop_size=\(0, 0\)"),
     "no checkpoint": ({"resume_from_checkpoint": "last"}, "holds no complete checkpoint"),
     "no data": ({"data_dir": "/no/such/folder"}, "/no/such/folder"),
-    "layer decay": ({"layer_decay": 2.0}, "--layer_decay is 2.0"),
-    "decoder": ({"decoder_type": "upernet"}, "decoder_type='upernet'"),
-    "unused columns": ({"remove_unused_columns": True}, "--remove_unused_columns is True, expected False"),
-    "schedule": ({"lr_scheduler_kwargs": '{"speed": 2}'}, "--lr_scheduler_type does not fit"),
-    "metric": ({"metric_for_best_model": "loss"}, "--metric_for_best_model is loss, expected one of mean_iou"),
+    "layer decay": ({"layer_decay": 2.0}, "layer_decay=2.0"),
+    "decoder": ({"config_overrides": "decoder_type=upernet"}, "decoder_type='upernet'"),
+    "unused columns": ({"remove_unused_columns": True}, "remove_unused_columns=True"),
+    "schedule": ({"lr_scheduler_kwargs": '{"speed": 2}'}, "lr_scheduler_type"),
+    "metric": ({"metric_for_best_model": "loss"}, "metric_for_best_model='loss'"),
     "tracker": ({"report_to": "paper"}, "paper"),
 }
 
@@ -333,8 +334,9 @@ def test_final_model_is_the_best_one_when_asked(name, data, tmp_path):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_training_without_merging_equals_the_plain_vit_and_still_saves_a_merging_model(name, data, tmp_path):
-    for folder, setting in (("steps", "train_with_merging"), ("plain", "use_token_merging")):
-        train(name, arguments(data, tmp_path / folder, eval_strategy="no", save_strategy="no", **{setting: False}))
+    plain = {"config": {**TINY_CONFIG, "use_token_merging": False}}
+    for folder, setting in (("steps", {"train_with_merging": False}), ("plain", plain)):
+        train(name, arguments(data, tmp_path / folder, eval_strategy="no", save_strategy="no", **setting))
     assert are_equal(weights(tmp_path / "steps"), weights(tmp_path / "plain"))
     assert json.loads((tmp_path / "steps" / "config.json").read_text())["use_token_merging"] is True
     assert json.loads((tmp_path / "plain" / "config.json").read_text())["use_token_merging"] is False
@@ -398,8 +400,7 @@ def test_fine_tuning_a_saved_model_on_other_classes_runs(name, finished, data, t
     picture = Image.open(other / "annotations" / "train" / "0.png")
     picture.putpixel((0, 0), 3)
     picture.save(other / "annotations" / "train" / "0.png")
-    shape = dict.fromkeys(("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size"))
-    train(name, arguments(other, tmp_path / "out", init_from=finished[name], **shape, decoder_num_hidden_layers=None))
+    train(name, arguments(other, tmp_path / "out", {"merge_threshold": 0.5}, init_from=finished[name]))
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert list(config["id2label"].values()) == ["sky", "road", "car", "tree"]
     assert config["hidden_size"] == 16

@@ -12,15 +12,16 @@ import yaml
 from places import PARITY, ROOT
 from tiny_models import blocky_images, tiny_model
 from training_runs import write_data
-from transformers import get_scheduler
+from transformers import ViTConfig, ViTModel, get_scheduler
 
 from algm_hf import AlgmConfig, AlgmForSemanticSegmentation, AlgmImageProcessor
+from algm_hf.conversion.plain_vit import from_vit
 from algm_hf.data.arguments import AugmentationArguments, DataArguments
 from algm_hf.data.augmentation import build_augmentation
 from algm_hf.data.loading import load_segmentation_data
 from algm_hf.runs.command_line import parse_arguments, read_config, redacted, resume_command
 from algm_hf.runs.provenance import save_run_arguments
-from algm_hf.training.arguments import ModelArguments, SegmentationTrainingArguments
+from algm_hf.training.arguments import ModelArguments, SegmentationTrainingArguments, parse_overrides
 from algm_hf.training.initial_model import (
     build_model,
     check_model_arguments,
@@ -54,14 +55,16 @@ def training_arguments(folder, **settings):
 
 
 def test_the_command_line_wins_over_the_file(tmp_path):
-    config = {"hidden_size": 16, "merge_threshold": 0.7, "crop_size": [32, 48], "dataset": "folder", "bf16": False}
+    overrides = {"hidden_size": 16, "merge_threshold": 0.7}
+    config = {"config_overrides": overrides, "crop_size": [32, 48], "dataset": "folder", "bf16": False}
     for suffix, text in (("yaml", yaml.safe_dump(config)), ("json", json.dumps(config))):
         path = tmp_path / f"config.{suffix}"
         path.write_text(text)
-        argv = [str(path), "--merge_threshold", "0.9", f"--output_dir={tmp_path}", "--use_cpu"]
+        argv = [str(path), "--config_overrides", "merge_threshold=0.9", f"--output_dir={tmp_path}", "--use_cpu"]
         (model, data, augmentation, training), given = parse_arguments(ALL, argv)
-        assert (model.hidden_size, model.merge_threshold, augmentation.crop) == (16, 0.9, (32, 48))
-        assert data.dataset == "folder"
+        recipe = {"drop_path_rate": 0.1, "decoder_dropout_prob": 0.1}
+        assert model.config_overrides == {**recipe, "hidden_size": 16, "merge_threshold": 0.9}
+        assert (augmentation.crop, data.dataset) == ((32, 48), "folder")
         assert training.bf16 is False
         assert given == {*config, "output_dir", "use_cpu"}
 
@@ -69,25 +72,51 @@ def test_the_command_line_wins_over_the_file(tmp_path):
 def test_a_file_may_hold_numbers_as_yaml_reads_them_lists_and_mappings(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(
-        "dataset: folder\nlearning_rate: 1e-3\nclass_weights: [1, 2.5]\nreport_to: [tensorboard, wandb]\n"
+        "dataset: folder\nlearning_rate: 1e-3\nreport_to: [tensorboard, wandb]\n"
+        "config_overrides: {class_weights: [1, 2.5], layer_norm_eps: 1e-5, local_merge_layer: null}\n"
         "lr_scheduler_kwargs: {lr_end: 1.0e-6, power: 2}\nignore_labels: []\nflip_prob: null\nuse_cpu: true\n"
     )
     (model, data, augmentation, training), _ = parse_arguments(ALL, [str(path), f"--output_dir={tmp_path}"])
     assert training.learning_rate == 0.001  # a string to YAML 1.1
-    assert config_overrides(model, (32, 32))["class_weights"] == [1, 2.5]
+    overrides = {"class_weights": [1, 2.5], "layer_norm_eps": 1e-5, "local_merge_layer": None}
+    assert model.config_overrides.items() >= overrides.items()
     assert training.report_to == ["tensorboard", "wandb"]
     assert training.lr_scheduler_kwargs == {"lr_end": 1e-6, "power": 2}
     assert (data.ignore_labels, augmentation.flip_prob) == ([], 0.5)
 
 
 @pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("merge_threshold=0.9", 0.9),
+        ("layer_norm_eps=1e-5", 1e-5),
+        ("local_merge_layer=None", None),
+        ("local_merge_layer=null", None),
+        ("use_token_merging=false", False),
+        ("decoder_type=linear", "linear"),
+        ("class_weights=[1, 0.5]", [1, 0.5]),
+        ('{"image_size": [32, 48]}', [32, 48]),
+    ],
+)
+def test_an_override_is_read_as_yaml_reads_it(word, value):
+    (found,) = parse_overrides([word]).values()
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize("word", ["merge_threshold", "num_labels=3", "id2label=[a]", "semantic_loss_ignore_index=0"])
+def test_what_is_no_field_that_can_be_set_is_refused(word):
+    with pytest.raises(ValueError, match=f"config_overrides='{word.partition('=')[0]}'"):
+        parse_overrides([word])
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("merge_treshold: 0.9", "has the key 'merge_treshold'.*did you mean 'merge_threshold'"),
+        ("init_form: scratch:s", "has the key 'init_form'.*did you mean 'init_from'"),
+        ("config_overrides: {merge_treshold: 0.9}", "config_overrides='merge_treshold'.*'merge_threshold'"),
         ("- 1", "holds list, expected a mapping"),
         ("a: [", "cannot be read as YAML or JSON"),
         ("max_steps: soon", "max.steps: invalid int value: 'soon'"),
-        ("drop_path_rate: [1, 2]", "drop.path.rate: invalid float value"),
     ],
 )
 def test_a_wrong_file_is_refused_by_name(tmp_path, text, message):
@@ -109,23 +138,25 @@ def test_yaml_cannot_run_code(tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--hiden_size=3"], "--hiden_size=3 is no argument; did you mean --hidden_size"),
+        (["--init_form=3"], "--init_form=3 is no argument; did you mean --init_from"),
         (["--max_step=3"], "--max_step=3 is no argument"),  # no abbreviations
         (["--dataset"], "dataset: expected one argument"),
-        (["--crop_size", "1", "2", "3"], r"--crop_size is \[1, 2, 3\]"),
-        (["--ratio_range", "2", "1"], r"--ratio_range is \[2.0, 1.0\]"),
-        (["--flip_prob", "1.5"], "--flip_prob is 1.5"),
-        (["--max_category_ratio", "0"], "--max_category_ratio is 0"),
-        (["--base_size", "0"], "--base_size is 0"),
-        (["--layer_decay", "0"], "--layer_decay is 0"),
-        (["--learning_rate", "0"], "--learning_rate is 0"),
-        (["--gradient_accumulation_steps", "0"], "--gradient_accumulation_steps is 0"),
-        (["--num_train_epochs", "0"], "--num_train_epochs is 0"),
-        (["--label_smoothing_factor", "0.1"], "--label_smoothing_factor is 0.1, expected 0.0"),
-        (["--push_to_hub", "--hub_model_id", "me/algm-1.0"], "--hub_model_id me/algm-1.0 holds a dot"),
-        (["--push_to_hub", "--output_dir=out/v1.0"], "after --output_dir, and v1.0 holds a dot; expected --hub_model"),
-        (["--dataloader_persistent_workers"], "--dataloader_persistent_workers with --dataloader_num_workers 0"),
-        (["--shuffle_buffer_size=-1"], "shuffle_buffer_size is -1, expected at least 0"),
+        (["--crop_size", "1", "2", "3"], r"crop_size=\[1, 2, 3\]"),
+        (["--ratio_range", "2", "1"], r"ratio_range=\[2.0, 1.0\]"),
+        (["--flip_prob", "1.5"], "flip_prob=1.5"),
+        (["--max_category_ratio", "0"], "max_category_ratio=0"),
+        (["--base_size", "0"], "base_size=0"),
+        (["--layer_decay", "0"], "layer_decay=0.0"),
+        (["--learning_rate", "0"], "learning_rate=0.0"),
+        (["--gradient_accumulation_steps", "0"], "gradient_accumulation_steps=0"),
+        (["--num_train_epochs", "0"], "num_train_epochs=0.0"),
+        (["--label_smoothing_factor", "0.1"], "label_smoothing_factor=0.1"),
+        (["--push_to_hub", "--hub_model_id", "me/algm-1.0"], "hub_model_id='me/algm-1.0'"),
+        (["--push_to_hub", "--output_dir=out/v1.0"], "output_dir='v1.0'.*hub_model_id"),
+        (["--bf16_full_eval"], "bf16_full_eval=True"),
+        (["--eval_size=0"], "eval_size=0"),
+        (["--dataloader_persistent_workers"], "dataloader_num_workers=0"),
+        (["--shuffle_buffer_size=-1"], "shuffle_buffer_size=-1"),
     ],
 )
 def test_a_wrong_argument_is_refused_by_name(argv, message, tmp_path):
@@ -136,12 +167,6 @@ def test_a_wrong_argument_is_refused_by_name(argv, message, tmp_path):
 def test_no_argument_of_one_kind_hides_one_of_another():
     names = [entry.name for kind in ALL for entry in fields(kind)]
     assert len(names) == len(set(names))
-
-
-def test_every_own_argument_has_help():
-    for kind in (ModelArguments, AugmentationArguments):
-        for entry in fields(kind):
-            assert entry.metadata["help"].endswith("."), entry.name
 
 
 # Recipes
@@ -166,12 +191,12 @@ def test_a_recipe_is_the_published_setting(path, tmp_path):
 
     model.init_from = f"scratch:{'ti' if size == 'tiny' else size[0]}"  # the same shape, offline
     check_model_arguments(model, augmentation.crop)
+    assert {"drop_path_rate", "decoder_dropout_prob", "layer_norm_eps"} <= set(model.config_overrides)
     config = scratch_config(model, augmentation.crop, {index: str(index) for index in range(150)})
     assert (config.hidden_size, config.num_attention_heads, config.num_hidden_layers) == SHAPES[size]
     assert (config.local_merge_layer, config.global_merge_layer) == (local_layer, global_layer)
     assert config.merge_threshold == tau
     assert (config.inference_mode, config.window_size, config.window_stride) == ("slide", window, stride)
-    assert (model.position_interpolation, model.layer_norm_eps) == ("bilinear", 1e-5)
     assert (config.position_interpolation, config.layer_norm_eps) == ("bilinear", 1e-5)
     assert (config.drop_path_rate, config.decoder_dropout_prob) == (0.1, 0.1)
     assert (config.decoder_type, config.image_size, config.patch_size) == ("mask_transformer", crop, 16)
@@ -185,6 +210,10 @@ def test_a_recipe_is_the_published_setting(path, tmp_path):
 # Initial weights
 
 
+def start(init_from, **overrides):
+    return ModelArguments(init_from=str(init_from), config_overrides=overrides)
+
+
 def saved(folder, **overrides):
     model = tiny_model(num_labels=3, id2label=NAMES, label2id={v: k for k, v in NAMES.items()}, **overrides)
     model.save_pretrained(folder)
@@ -194,7 +223,7 @@ def saved(folder, **overrides):
 
 def test_a_saved_model_starts_with_its_weights_and_settings_but_for_what_is_asked(tmp_path):
     before = saved(tmp_path)
-    arguments = ModelArguments(init_from=str(tmp_path), merge_threshold=0.3, local_merge_layer=0, drop_path_rate=0.2)
+    arguments = start(tmp_path, merge_threshold=0.3, local_merge_layer=None, drop_path_rate=0.2)
     initial = build_model(arguments, (32, 48), NAMES)
     after = initial.model.state_dict()
     assert initial.new_weights == []
@@ -225,7 +254,7 @@ def test_other_classes_renew_only_what_depends_on_their_number(tmp_path):
 
 def test_another_decoder_is_new_and_the_encoder_stays(tmp_path):
     before = saved(tmp_path).algm.state_dict()
-    initial = build_model(ModelArguments(init_from=str(tmp_path), decoder_type="linear"), (32, 32), NAMES)
+    initial = build_model(start(tmp_path, decoder_type="linear"), (32, 32), NAMES)
     assert set(initial.new_weights) == {"decode_head.classifier.weight", "decode_head.classifier.bias"}
     assert all(torch.equal(value, before[name]) for name, value in initial.model.algm.state_dict().items())
 
@@ -233,8 +262,8 @@ def test_another_decoder_is_new_and_the_encoder_stays(tmp_path):
 @pytest.mark.parametrize("change", [{"num_hidden_layers": 3}, {"hidden_size": 16}, {"patch_size": 4}])
 def test_arguments_cannot_change_the_shape_of_a_saved_encoder(tmp_path, change):
     saved(tmp_path)
-    with pytest.raises(ValueError, match="change the shape of the encoder"):
-        build_model(ModelArguments(init_from=str(tmp_path), **change), (32, 32), NAMES)
+    with pytest.raises(ValueError, match="config_overrides=.*the shape of the encoder"):
+        build_model(start(tmp_path, **change), (32, 32), NAMES)
 
 
 def test_a_release_starts_with_its_weights(tmp_path):
@@ -249,26 +278,20 @@ def test_a_release_starts_with_its_weights(tmp_path):
     assert initial.model.config.merge_threshold == before.config.merge_threshold
 
 
-def test_a_vit_comes_through_the_conversion(tmp_path):
-    """Its folder is recognised by its config; the conversion gets classes and overrides."""
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    calls = []
-
-    def from_vit(name, **settings):
-        calls.append((name, settings))
-        model = tiny_model(num_labels=3, image_size=settings.get("image_size", 64))
-        return model, AlgmImageProcessor(image_mean=0.2, patch_size=8)
-
-    arguments = ModelArguments(init_from=str(tmp_path), merge_threshold=0.9, inference_mode="slide")
-    initial = build_model(arguments, (32, 48), NAMES, from_vit=from_vit)
-    assert "image_size" not in calls[0][1]
-    name, settings = calls[-1]
-    assert settings["image_size"] == [32, 48]
-    assert name == str(tmp_path)
-    assert settings["id2label"] == NAMES
-    assert (settings["merge_threshold"], settings["window_size"], settings["drop_path_rate"]) == (0.9, 32, 0.1)
-    assert all(name.startswith("decode_head.") for name in initial.new_weights)
-    assert initial.processor.image_mean == 0.2
+def test_a_vit_starts_with_its_weights_positions_of_the_crops_and_a_new_decoder(tmp_path):
+    torch.manual_seed(0)
+    settings = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    source = ViTModel(ViTConfig(image_size=64, patch_size=8, **settings), add_pooling_layer=False)
+    source.save_pretrained(tmp_path)
+    overrides = {"merge_threshold": 0.9, "inference_mode": "slide", "decoder_num_hidden_layers": 1}
+    initial = build_model(start(tmp_path, **overrides), (32, 48), NAMES)
+    config, expected = initial.model.config, from_vit(tmp_path, id2label=NAMES, image_size=[32, 48])[0].algm
+    assert (config.image_size, config.id2label, config.merge_threshold) == ([32, 48], NAMES, 0.9)
+    assert (config.window_size, config.drop_path_rate, config.decoder_num_hidden_layers) == (32, 0.1, 1)
+    found = initial.model.algm.state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in expected.state_dict().items())
+    assert set(initial.new_weights) == {f"decode_head.{name}" for name in initial.model.decode_head.state_dict()}
+    assert list(initial.processor.image_mean) == [0.5, 0.5, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -292,7 +315,7 @@ def test_the_kind_of_initial_weights_is_recognised(init_from, kind, tmp_path, mo
 
 
 def test_a_custom_model_has_the_shape_of_its_arguments_and_rounds_its_positions_up_to_patches():
-    arguments = ModelArguments(init_from="scratch:custom", hidden_size=64, num_hidden_layers=6, patch_size=16)
+    arguments = start("scratch:custom", hidden_size=64, num_hidden_layers=6, patch_size=16)
     config = scratch_config(arguments, (40, 60), NAMES)
     assert (config.num_attention_heads, config.intermediate_size, config.image_size) == (1, 256, [48, 64])
     assert config.id2label == NAMES
@@ -300,8 +323,9 @@ def test_a_custom_model_has_the_shape_of_its_arguments_and_rounds_its_positions_
 
 @pytest.mark.parametrize("weights", ["[1, 2]", '{"a": 1}', "many", "[1, 2, true]", "[1, 2, NaN]"])
 def test_class_weights_are_one_number_for_each_class(weights):
-    with pytest.raises(ValueError, match="--class_weights"):
-        scratch_config(ModelArguments(init_from="scratch:ti", class_weights=weights), (32, 32), NAMES)
+    arguments = ModelArguments(init_from="scratch:ti", config_overrides=[f"class_weights={weights}"])
+    with pytest.raises(ValueError, match="class_weights="):
+        scratch_config(arguments, (32, 32), NAMES)
 
 
 def test_augmentation_normalises_as_the_processor():
