@@ -1,6 +1,6 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Serves a page to try a checkpoint on: pictures, sliders, and what merging tokens changes. Needs gradio.
+"""Serves a page to try a checkpoint on: images, sliders, and what merging tokens changes. Needs gradio.
 
     pip install -e ".[app]"
     python scripts/app.py --model outputs/demo/model
@@ -18,6 +18,8 @@ import sys
 from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser
+
+from algm_hf.refusals import require_choice, require_integer
 
 
 @dataclass
@@ -42,10 +44,8 @@ class AppArguments:
     )
 
     def __post_init__(self):
-        if self.dtype not in ("float32", "float16", "bfloat16"):
-            raise ValueError(f"--dtype is {self.dtype!r}, expected float32, float16 or bfloat16.")
-        if not 0 < self.port < 65536:
-            raise ValueError(f"--port is {self.port}, expected a number from 1 to 65535.")
+        require_choice("--dtype", self.dtype, ("float32", "float16", "bfloat16"))
+        require_integer("--port", self.port, 1, 65535)
 
 
 def main() -> None:

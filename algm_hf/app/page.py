@@ -1,21 +1,26 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A page to try a checkpoint on: pictures, sliders, and what merging tokens changes. Needs gradio (extra `app`)."""
+"""A page to try a checkpoint on: images, sliders, and what merging tokens changes. Needs gradio (extra `app`)."""
 
 from __future__ import annotations
 
 import html
 import logging
 import re
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import gradio as gr
+import numpy as np
 from gradio.themes.utils.fonts import LocalFont
+from gradio.utils import get_upload_folder
 from PIL import Image
 
+from ..inference.palettes import make_palette
+from ..inference.drawing import save_label_map
 from .segmenter import FORMATS, MAX_FILE_BYTES, MAX_PIXELS, DemoSegmenter, MergeSettings, read_upload
-from .views import SAMPLE_SEEDS, LabelFiles, make_views, name_at, sample_scene
+from .views import SAMPLE_SEEDS, make_views, name_at, sample_scene
 
 
 logger = logging.getLogger(__name__)
@@ -23,25 +28,25 @@ logger = logging.getLogger(__name__)
 STYLE = Path(__file__).with_name("style.css")
 TITLE = "ALGM: segmentation with merged tokens"
 INTRODUCTION = (
-    "A Vision Transformer cuts a picture into patches and spends the same work on each. ALGM merges patches that look "
-    "alike: less work, nearly the same segmentation. Choose a picture, move the sliders and see what changes."
+    "A Vision Transformer cuts an image into patches and spends the same work on each. ALGM merges patches that look "
+    "alike: less work, nearly the same segmentation. Choose an image, move the sliders and see what changes."
 )
-CLICK_HINT = "Click or tap the segmentation to name the class at a point."
+CLICK_HINT = "Click or tap the image to name the class at a point."
 NO_TOKEN_MAP = "This model works in overlapping windows, which merge one by one: there is no one token map."
 KEPT_SECONDS = 3600  # what visitors sent and got is deleted after about this time; `LIMITS` says so
-MAX_SESSIONS = 50  # a session holds a picture, up to 75 MB of memory; the one unused for longest goes first
+MAX_SESSIONS = 50  # a session holds an image, up to 75 MB of memory; the one unused for longest goes first
 LIMITS = (
     f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}, at most {MAX_FILE_BYTES // 2**20} MB and "
-    f"{MAX_PIXELS // 10**6} million pixels. Pictures go to this server only and are deleted after about an hour."
+    f"{MAX_PIXELS // 10**6} million pixels. Images go to this server only and are deleted after about an hour."
 )
 
-Picture = tuple[Image.Image, str]  # a picture and the stem of its name
+NamedImage = tuple[Image.Image, str]  # an image and the stem of its name
 
 
 class DemoPage:
     """The functions behind the page, one for each thing a person can do.
 
-    They keep nothing of a visitor here: their picture and its label map are in the state of their own session.
+    They keep nothing of a visitor here: their image and its label map are in the state of their own session.
 
     Args:
         segmenter ([`DemoSegmenter`]): The model.
@@ -50,7 +55,6 @@ class DemoPage:
     def __init__(self, segmenter: DemoSegmenter):
         self.segmenter = segmenter
         self.id2label = dict(segmenter.model.config.id2label)
-        self.files = LabelFiles(seconds=KEPT_SECONDS)
 
     def choose_sample(self, threshold: float, local_layer: float, global_layer: float, event: gr.SelectData) -> list:
         """Takes the sample that was clicked on."""
@@ -59,28 +63,28 @@ class DemoPage:
     def upload(self, path: str, threshold: float, local_layer: float, global_layer: float) -> list:
         """Takes a file that was sent and empties the field for the next one."""
 
-        def read() -> Picture:
+        def read() -> NamedImage:
             return read_upload(path), Path(path).stem
 
         return [*self.respond(read, threshold, local_layer, global_layer), None]
 
     def change_settings(
-        self, picture: Picture | None, threshold: float, local_layer: float, global_layer: float
+        self, chosen: NamedImage | None, threshold: float, local_layer: float, global_layer: float
     ) -> list:
-        """Runs the picture on the page once more; a visitor without one gets the first sample."""
-        return self.respond(lambda: picture or self._sample(0), threshold, local_layer, global_layer)
+        """Runs the image on the page once more; a visitor without one gets the first sample."""
+        return self.respond(lambda: chosen or self._sample(0), threshold, local_layer, global_layer)
 
     def name_point(self, label_map, event: gr.SelectData) -> str:
-        """Names the class where the segmentation was clicked."""
+        """Names the class where the image was clicked."""
         return CLICK_HINT if label_map is None else name_at(label_map, event.index, self.id2label)
 
     def respond(
-        self, source: Callable[[], Picture], threshold: float, local_layer: float, global_layer: float
+        self, source: Callable[[], NamedImage], threshold: float, local_layer: float, global_layer: float
     ) -> list:
         """Segments what `source` returns. What goes wrong ends as a message; everything else on the page stays.
 
         Args:
-            source (`Callable[[], Picture]`): May refuse with a `ValueError`.
+            source (`Callable[[], NamedImage]`): May refuse with a `ValueError`.
             threshold, local_layer, global_layer (`float`): See [`MergeSettings.from_controls`].
 
         Returns:
@@ -92,21 +96,32 @@ class DemoPage:
             text = str(error)
         except Exception:  # a visitor sees words; whoever runs the server sees why
             logger.exception("A request to the demo page failed.")
-            text = "Something went wrong on the server; its log says what. Another picture may work."
-        return [*[gr.skip()] * 9, f'<p class="algm-alert" role="alert">{html.escape(text)}</p>']
+            text = "Something went wrong on the server; its log says what. Another image may work."
+        return [*[gr.skip()] * 8, f'<p class="algm-alert" role="alert">{html.escape(text)}</p>']
 
-    def _sample(self, index: int) -> Picture:
+    def _sample(self, index: int) -> NamedImage:
         return sample_scene(index), f"sample_{index + 1}"
 
     def _segment(self, image: Image.Image, stem: str, settings: MergeSettings) -> list:
         comparison = self.segmenter.compare(image, settings)
         views = make_views(image, comparison, self.id2label, self.segmenter.model.config.patch_size)
-        file = self.files.write(comparison.merged.label_map, self.id2label, stem)
+        segmentation = gr.AnnotatedImage((views.image, views.masks), color_map=views.colors)
+        file = write_label_map(comparison.merged.label_map, self.id2label, stem)
         return [
-            (image, stem), views.label_map, views.image, views.segmentation, views.tokens, views.classes,
-            views.numbers, gr.update(value=file, interactive=True),
+            (image, stem), views.label_map, views.image, segmentation, views.tokens, views.numbers,
+            gr.DownloadButton(value=file, interactive=True),
             CLICK_HINT if views.tokens is not None else f"{CLICK_HINT} {NO_TOKEN_MAP}", "",
         ]  # fmt: skip
+
+
+def write_label_map(label_map: np.ndarray, id2label: Mapping[int, str], stem: str) -> str:
+    """Writes an indexed PNG at the image's own size where gradio deletes it in time; `stem` is part of its name."""
+    cache = Path(get_upload_folder())
+    cache.mkdir(parents=True, exist_ok=True)
+    safe = "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in stem)[:60] or "image"
+    path = Path(tempfile.mkdtemp(dir=cache)) / f"{safe}_labels.png"
+    save_label_map(label_map, path, make_palette(id2label))
+    return str(path)
 
 
 def describe_model(segmenter: DemoSegmenter) -> str:
@@ -121,7 +136,7 @@ def describe_model(segmenter: DemoSegmenter) -> str:
     )
 
 
-def _picture(label: str, alt: str, name: str) -> gr.Image:
+def _image(label: str, alt: str, name: str) -> gr.Image:
     return gr.Image(
         label=label, alt_text=alt, elem_id=name, type="pil", format="png", interactive=False, min_width=280,
         buttons=["fullscreen"],
@@ -131,7 +146,7 @@ def _picture(label: str, alt: str, name: str) -> gr.Image:
 def _slider(*values: float, **options) -> gr.Slider:
     """A slider whose value is checked where the settings are: what is typed beside it gets an answer on the page."""
     slider = gr.Slider(*values, interactive=True, buttons=["reset"], **options)
-    slider.preprocess = lambda value: value  # gradio's own check answers with an error in place of every picture
+    slider.preprocess = lambda value: value  # gradio's own check answers with an error in place of every image
     return slider
 
 
@@ -162,7 +177,7 @@ def _sliders(page: DemoPage) -> list[gr.Slider]:
         ),
         _slider(
             0, layers, settings.global_merge_layer or 0, step=1, label="Layer of the global merge",
-            info="In it, similar tokens of the whole picture merge. 0 is off.", elem_id="global-layer",
+            info="In it, similar tokens of the whole image merge. 0 is off.", elem_id="global-layer",
         ),
     ]  # fmt: skip
 
@@ -178,7 +193,7 @@ def build_app(segmenter: DemoSegmenter) -> gr.Blocks:
     """
     page = DemoPage(segmenter)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, KEPT_SECONDS)) as app:
-        picture, label_map = gr.State(time_to_live=KEPT_SECONDS), gr.State(time_to_live=KEPT_SECONDS)
+        chosen, label_map = gr.State(time_to_live=KEPT_SECONDS), gr.State(time_to_live=KEPT_SECONDS)
         gr.HTML(f"<h1>{TITLE}</h1><p>{INTRODUCTION}</p>{describe_model(segmenter)}", elem_id="about")
         with gr.Row():
             with gr.Column(min_width=280):
@@ -187,36 +202,36 @@ def build_app(segmenter: DemoSegmenter) -> gr.Blocks:
                     object_fit="cover", height="auto", allow_preview=False, interactive=False, buttons=[],
                     elem_id="samples", format="jpeg",
                 )  # fmt: skip
-                file = gr.File(label="or send a picture", file_types=["image"], height=140, elem_id="upload")
+                file = gr.File(label="or send an image", file_types=["image"], height=140, elem_id="upload")
                 gr.HTML(f'<p class="algm-note">{LIMITS}</p>', elem_id="upload-limits")
             with gr.Column(min_width=280):
                 sliders = _sliders(page)
         message = gr.HTML(elem_id="message")
         with gr.Row():
-            shown = _picture("Picture", "the picture that was chosen", "picture")
-            segmentation = _picture("Segmentation", "the classes laid over the picture; listed below", "segmentation")
-            tokens = _picture("Tokens", "the final tokens, each filled with its mean colour", "tokens")
+            shown = _image("Image", "the image that was chosen", "image")
+            segmentation = gr.AnnotatedImage(
+                label="Segmentation", elem_id="segmentation", min_width=280, buttons=["fullscreen"]
+            )
+            tokens = _image("Tokens", "the final tokens, each filled with its mean colour", "tokens")
         with gr.Row():
             with gr.Column(min_width=280):
-                classes = gr.HTML(label="Classes", show_label=True, container=True, padding=True, elem_id="classes")
                 point = gr.Markdown(CLICK_HINT, elem_id="point")
                 download = gr.DownloadButton(
                     "Download the label map (indexed PNG)", interactive=False, elem_id="download"
                 )
-            with gr.Column(min_width=280):
-                numbers = gr.HTML(label="Numbers", show_label=True, container=True, padding=True, elem_id="numbers")
+            numbers = gr.Markdown(elem_id="numbers", container=True)
 
         for component in (file, *sliders):  # all that takes data from requests
             _take_no_address(component)
-        outputs = [picture, label_map, shown, segmentation, tokens, classes, numbers, download, point, message]
+        outputs = [chosen, label_map, shown, segmentation, tokens, numbers, download, point, message]
         common = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
         samples.select(page.choose_sample, sliders, outputs, show_progress_on=[segmentation, tokens], **common)
         file.upload(page.upload, [file, *sliders], [*outputs, file], show_progress_on=[segmentation, tokens], **common)
         gr.on(
-            [app.load, *(slider.change for slider in sliders)], page.change_settings, [picture, *sliders], outputs,
+            [app.load, *(slider.change for slider in sliders)], page.change_settings, [chosen, *sliders], outputs,
             trigger_mode="always_last", show_progress_on=[segmentation, tokens], **common,
         )  # fmt: skip
-        segmentation.select(page.name_point, label_map, point, show_progress="hidden", api_visibility="private")
+        shown.select(page.name_point, label_map, point, show_progress="hidden", api_visibility="private")
     return app
 
 
@@ -254,4 +269,4 @@ def launch_app(app: gr.Blocks, host: str | None = "127.0.0.1", port: int | None 
     return url
 
 
-__all__ = ["DemoPage", "build_app", "describe_model", "launch_app"]
+__all__ = ["DemoPage", "build_app", "describe_model", "launch_app", "write_label_map"]

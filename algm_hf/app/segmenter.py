@@ -1,13 +1,12 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo page computes: pictures that people send are read, segmented with and without merging and compared.
+"""What the demo page computes: images that people send are read, segmented with and without merging and compared.
 
 Nothing here knows of a user interface. Every refusal is a `ValueError` whose text is shown to the person as it is.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from ..image_inputs import read_picture
 from ..image_processing_algm import AlgmImageProcessor
 from ..inference.predictor import SegmentedImage, segment_images
 from ..modeling_algm import AlgmForSemanticSegmentation
+from ..refusals import require, require_choice
 from ..runs.models import config_settings
 from ..runs.timing import time_settings
 
@@ -28,6 +28,7 @@ from ..runs.timing import time_settings
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # what Pillow may try on a stranger's file
 MAX_FILE_BYTES = 20 * 1024 * 1024
 MAX_PIXELS = 25_000_000
+DAMAGED = "'damaged': expected pixels that can be read"
 MAX_PATCHES = 16_384  # 2048 x 2048 pixels in patches of 16
 MAX_ASPECT = 8  # a longer strip, with its shorter side brought to the model's size, would be many times a square
 TIMED_RUNS = 5
@@ -52,26 +53,11 @@ class MergeSettings:
 
     @classmethod
     def from_controls(cls, merge_threshold: float, local_layer: float, global_layer: float) -> MergeSettings:
-        """Reads three sliders, of which those of the layers say 0 for off.
-
-        Raises:
-            `ValueError`: If a slider is empty, a layer is no whole number, or the local merge is not before the
-                global one.
-        """
-        layers = []
-        for name, layer in (("local", local_layer), ("global", global_layer)):
-            if layer is None or layer != int(layer) or layer < 0:
-                shown = "empty" if layer is None else layer
-                raise ValueError(f"The layer of the {name} merge is {shown}, expected a whole number, 0 for off.")
-            layers.append(int(layer) or None)
-        if merge_threshold is None:
-            raise ValueError("The threshold tau is empty, expected a number from -1 to 1.")
-        if all(layers) and layers[0] >= layers[1]:
-            raise ValueError(
-                f"The local merge (layer {layers[0]}) has to come before the global merge (layer {layers[1]}): choose "
-                "a lower layer for the local merge, a higher one for the global merge, or 0 to switch one off."
-            )
-        return cls(float(merge_threshold), *layers)
+        """Reads three sliders, of which those of the layers say 0 for off; the model's config checks the rest."""
+        layers = {"local_merge_layer": local_layer, "global_merge_layer": global_layer}
+        for name, layer in layers.items():
+            require(layer is not None and layer >= 0 and layer == int(layer), name, layer, "a whole number, 0 for off")
+        return cls(merge_threshold, *(int(layer) or None for layer in layers.values()))
 
     def as_config(self) -> dict:
         """The fields of `model.config` that these settings are."""
@@ -101,11 +87,10 @@ class Comparison:
 
 
 class DemoSegmenter:
-    """A loaded model that several people may use at once, each with merge settings of their own.
+    """A loaded model with merge settings of its own for each request.
 
-    Requests run one after another: the settings live in `model.config` while a request runs, and times would not mean
-    much if two requests shared the device. The settings of the checkpoint are back in place after each, also after a
-    failure.
+    Requests have to come one after another, as the page's queue sends them: the settings live in `model.config` while
+    a request runs. Those of the checkpoint are back in place after each, also after a failure.
 
     Args:
         model ([`AlgmForSemanticSegmentation`]): On any device; put into evaluation mode.
@@ -126,7 +111,6 @@ class DemoSegmenter:
         self.processor = processor
         self.name = name
         self.time_budget = time_budget
-        self._lock = threading.Lock()
 
     @classmethod
     def from_pretrained(
@@ -154,49 +138,39 @@ class DemoSegmenter:
         source = {"revision": revision, "trust_remote_code": False}
         try:
             kind = AlgmConfig.get_config_dict(model, revision=revision)[0].get("model_type")
-            if kind != AlgmConfig.model_type:
-                raise ValueError(f"--model {model} is of type {kind!r}, expected {AlgmConfig.model_type!r}.")
+            require_choice(f"--model {model}: model_type", kind, [AlgmConfig.model_type])
             processor = AlgmImageProcessor.from_pretrained(model, **source)
             loaded, report = AlgmForSemanticSegmentation.from_pretrained(
                 model, dtype=dtype, use_safetensors=True, output_loading_info=True, **source
             )
         except OSError as error:  # transformers' word for "not there", on disk or on the Hub
             raise ValueError(f"--model {model}: {error}") from error
-        if report["missing_keys"]:
-            missing = sorted(report["missing_keys"])
-            raise ValueError(f"--model {model} lacks {len(missing)} weights, such as {missing[0]}.")
+        missing = sorted(report["missing_keys"])
+        require(not missing, f"--model {model}: missing weights", missing, "none")
         name = name or (Path(model).resolve().name if Path(model).is_dir() else model)
         return cls(loaded.to(device), processor, name)
 
     @property
     def defaults(self) -> MergeSettings:
         """The settings of the checkpoint; with its merging switched off, both layers are."""
-        with self._lock:
-            config = self.model.config
-            layers = (config.local_merge_layer, config.global_merge_layer)
-            return MergeSettings(config.merge_threshold, *(layers if config.use_token_merging else (None, None)))
+        config = self.model.config
+        layers = (config.local_merge_layer, config.global_merge_layer)
+        return MergeSettings(config.merge_threshold, *(layers if config.use_token_merging else (None, None)))
 
     def check_size(self, image: Image.Image) -> None:
-        """Refuses a picture that is too small, too long or too large for the model.
-
-        Raises:
-            `ValueError`: With the picture's size and what was expected.
-        """
+        """Refuses an image that is too small, too long or too large for the model."""
         patch = self.model.config.patch_size
         short, long = sorted(image.size)
         size = f"{image.width} x {image.height} pixels"
-        if short < patch:
-            raise ValueError(f"The picture is too small: {size}; at least {patch} x {patch} are needed.")
-        if long > MAX_ASPECT * short:
-            raise ValueError(f"The picture is too long: {size}; one side may be at most {MAX_ASPECT} times the other.")
-        if not self.processor.do_resize and image.width * image.height > MAX_PATCHES * patch**2:
+        require(short >= patch, "image", size, f"at least {patch} x {patch}")
+        require(long <= MAX_ASPECT * short, "image", size, f"one side at most {MAX_ASPECT} times the other")
+        if not self.processor.do_resize:
             side = int(MAX_PATCHES**0.5) * patch
-            raise ValueError(
-                f"The picture is too large: {size}; this model takes it as it is, at most about {side} x {side}."
-            )
+            is_small = image.width * image.height <= MAX_PATCHES * patch**2
+            require(is_small, "image", size, f"at most about {side} x {side}, as this model takes it as it is")
 
     def compare(self, image: Image.Image, settings: MergeSettings) -> Comparison:
-        """Segments a picture with `settings` and without merging, and times both in turns.
+        """Segments an image with `settings` and without merging, and times both in turns.
 
         Args:
             image (`Image.Image`): RGB.
@@ -206,24 +180,17 @@ class DemoSegmenter:
             [`Comparison`]
 
         Raises:
-            `ValueError`: If the picture or a setting does not fit the model.
+            `ValueError`: If the image or a setting does not fit the model.
         """
         self.check_size(image)
-        with self._lock:
-            start = time.perf_counter()
-            merged = self._segment(image, settings.as_config())
-            plain = self._segment(image, PLAIN)
-            # These two runs warmed everything up, and tell how many more the budget allows.
-            runs = int(self.time_budget / (time.perf_counter() - start))
-            runs = min(max(runs, 1), TIMED_RUNS)
-            seconds = time_settings(
-                self.model,
-                self.processor,
-                [image],
-                {"merged": settings.as_config(), "plain": PLAIN},
-                repeats=runs,
-                warmup=0,
-            )
+        start = time.perf_counter()
+        merged = self._segment(image, settings.as_config())
+        plain = self._segment(image, PLAIN)
+        # These two runs warmed everything up, and tell how many more the budget allows.
+        runs = int(self.time_budget / (time.perf_counter() - start))
+        runs = min(max(runs, 1), TIMED_RUNS)
+        kinds = {"merged": settings.as_config(), "plain": PLAIN}
+        seconds = time_settings(self.model, self.processor, [image], kinds, repeats=runs, warmup=0)
         return Comparison(merged, plain, seconds["merged"], seconds["plain"], runs)
 
     def _segment(self, image: Image.Image, fields: dict) -> SegmentedImage:
@@ -234,7 +201,7 @@ class DemoSegmenter:
 
 
 def read_upload(path: str | Path) -> Image.Image:
-    """Reads a stranger's picture: size first, pixels only if they are not too many.
+    """Reads a stranger's image: size first, pixels only if they are not too many.
 
     Args:
         path (`str` or `Path`): A file of any content.
@@ -243,43 +210,30 @@ def read_upload(path: str | Path) -> Image.Image:
         `Image.Image`: RGB, turned as its EXIF tag says, transparency laid on white; the first frame of several.
 
     Raises:
-        `ValueError`: If it is no picture, of another format, damaged or too large; the text names the file.
+        `ValueError`: If it is no image, of another format, damaged or too large; the text names the file.
     """
     path = Path(path)
-    name = path.name
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError(f"{name} is too large: at most {MAX_FILE_BYTES // 2**20} MB are accepted.")
+    require(path.stat().st_size <= MAX_FILE_BYTES, path.name, "too large", f"at most {MAX_FILE_BYTES // 2**20} MB")
+    pixels = f"at most {MAX_PIXELS // 10**6} million pixels"
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            _check_pixels(name, image.width, image.height)
+        image = Image.open(path, formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise ValueError(f"{path.name}='too large': expected {pixels}") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{path.name}='no image': expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from None
+    except Exception as error:  # a decoder that meets nonsense raises nearly anything
+        raise ValueError(f"{path.name}={DAMAGED}") from error
+    with image:
+        require(image.width * image.height <= MAX_PIXELS, path.name, f"{image.width} x {image.height}", pixels)
+        try:
             image.load()
             return _as_rgb(image)
-    except Image.DecompressionBombError:
-        raise ValueError(
-            f"{name} is too large: it holds far more than {MAX_PIXELS // 10**6} million pixels."
-        ) from None
-    except UnidentifiedImageError:
-        raise ValueError(f"{name} is not a picture. Expected {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.") from None
-    except _TooManyPixels:
-        raise
-    except Exception as error:  # a decoder that meets nonsense raises nearly anything
-        raise ValueError(f"{name} is damaged: its pixels cannot be read.") from error
-
-
-class _TooManyPixels(ValueError):
-    """Keeps this refusal apart from the `ValueError`s of decoders."""
-
-
-def _check_pixels(name: str, width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise _TooManyPixels(
-            f"{name} is too large: {width} x {height} pixels are {width * height / 1e6:.0f} million, at most "
-            f"{MAX_PIXELS // 10**6} million are accepted."
-        )
+        except Exception as error:
+            raise ValueError(f"{path.name}={DAMAGED}") from error
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
-    """What the image processor makes of a picture before resizing it, as a picture."""
+    """What the image processor makes of an image before resizing it, as an image."""
     statistics = {"image_mean": 0.5, "image_std": 0.5}
     pixels = read_picture(image, 0, do_convert_rgb=True, do_rescale=True, do_normalize=False, **statistics)
     return Image.fromarray(np.clip(pixels.transpose(1, 2, 0).round(), 0, 255).astype(np.uint8))

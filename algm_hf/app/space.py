@@ -11,6 +11,8 @@ from pathlib import Path
 
 from huggingface_hub import SpaceCard, SpaceCardData
 
+from ..refusals import require
+
 
 GRADIO_VERSION = "6.31.0"  # named in the card if gradio is not installed here
 PYTHON_VERSION = "3.11"
@@ -38,7 +40,7 @@ if __name__ == "__main__":
 '''
 
 CARD = """
-Try a segmentation model that merges similar tokens (ALGM, CVPR 2024): choose or send a picture, move the threshold and
+Try a segmentation model that merges similar tokens (ALGM, CVPR 2024): choose or send an image, move the threshold and
 the merge layers, and compare label maps, tokens and time with and without merging at the same weights.
 
 Model: {model}. The page runs with `python app.py` too, after `pip install -r requirements.txt gradio=={gradio}`.
@@ -62,13 +64,12 @@ def export_space(folder: str | Path, model: str, revision: str = "main", name: s
         `ValueError`: If the folder holds something, the model's folder is incomplete or its name is none of the Hub.
     """
     folder, package = Path(folder), Path(__file__).parents[1]
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"--export_space {folder} exists and is not empty, expected a new folder.")
+    is_new = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    require(is_new, "--export_space", str(folder), "a new or empty folder")
     is_local = Path(model).is_dir()
-    if is_local:
-        files = _model_files(Path(model))
-    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
-        raise ValueError(f"--model {model} is neither a folder nor a name on the Hub such as user/model.")
+    is_name = re.fullmatch(r"[\w.-]+/[\w.-]+", model)
+    require(is_local or is_name, "--model", model, "a folder, or a name on the Hub such as user/model")
+    files = _model_files(Path(model)) if is_local else []
     requirements = _requirements()
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
@@ -92,8 +93,7 @@ def _model_files(folder: Path) -> list[Path]:
     names = {path.name for path in files}
     missing = [name for name in MODEL_FILES[:2] if name not in names]
     missing += [] if any(name.endswith(".safetensors") for name in names) else ["model.safetensors"]
-    if missing:
-        raise ValueError(f"--model {folder} has no {', '.join(missing)}; expected what save_pretrained writes.")
+    require(not missing, "--model", str(folder), f"{', '.join(missing)} in it, as save_pretrained writes them")
     return files
 
 
@@ -102,7 +102,7 @@ def _requirements() -> list[str]:
     try:
         needed = requires("algm-hf") or []
     except PackageNotFoundError:
-        raise ValueError("algm-hf is not installed, so what it needs is not known; pip install -e . first.") from None
+        raise ValueError("algm-hf='not installed': expected `pip install -e .`, which says what it needs") from None
     return sorted(line for line in needed if "extra ==" not in line)
 
 

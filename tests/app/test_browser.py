@@ -4,8 +4,8 @@
 The demo page in a real browser: headless Chromium, driven by Playwright, against a server of this process.
 
 Skipped only where gradio, playwright or Chromium is missing; `CHROMIUM` names another executable. With
-`APP_SCREENSHOT=docs/app.jpg APP_MODEL=outputs/demo/model APP_NAME="demo model"`, the picture of the page is taken of
-that model and kept.
+`APP_SCREENSHOT=docs/app.jpg APP_MODEL=outputs/demo/model APP_NAME="demo model"`, a screenshot of that model is
+kept.
 """
 
 import io
@@ -99,7 +99,7 @@ def visit(site, browser):
         page.set_default_timeout(PATIENCE)
         page.on("request", lambda request: requests.append(request.url))
         page.goto(url)
-        page.wait_for_selector("#tokens-merged")
+        page.wait_for_selector("#numbers strong")
         return page
 
     yield open_page
@@ -111,23 +111,30 @@ def visit(site, browser):
     assert [host for host in hosts if not LOOPBACK.fullmatch(host)] == []
 
 
-def tokens(page) -> int:
-    return int(page.inner_text("#tokens-merged").replace(",", ""))
+TOKENS = "Number(document.querySelectorAll('#numbers strong')[1].innerText.replace(',', ''))"
 
 
-def picture(page, name: str) -> np.ndarray:
-    """The pixels of a picture on the page, `(height, width, 3)`."""
-    source = page.get_attribute(f"#{name} img", "src")
-    return np.asarray(Image.open(io.BytesIO(page.request.get(source).body())).convert("RGB"))
+def tokens(page, plain: bool = False) -> int:
+    return int(page.locator("#numbers strong").nth(2 if plain else 1).inner_text().replace(",", ""))
+
+
+def wait_for_tokens(page, comparison: str, number: int) -> None:
+    page.wait_for_function(f"number => {TOKENS} {comparison} number", arg=number)
 
 
 def address(page, name: str) -> str:
-    return page.get_attribute(f"#{name} img", "src")
+    return page.locator(f"#{name} img").last.get_attribute("src")
 
 
-def wait_for_other_picture(page, name: str, before: str) -> None:
+def pixels(page, name: str) -> np.ndarray:
+    """The pixels of an image on the page, `(height, width, 3)`."""
+    return np.asarray(Image.open(io.BytesIO(page.request.get(address(page, name)).body())).convert("RGB"))
+
+
+def wait_for_other_image(page, name: str, before: str) -> None:
     page.wait_for_function(
-        "([name, before]) => document.querySelector(`#${name} img`)?.src !== before", arg=[name, before]
+        "([name, before]) => [...document.querySelectorAll(`#${name} img`)].at(-1)?.src !== before",
+        arg=[name, before],
     )
 
 
@@ -163,31 +170,30 @@ def jpeg_of(image: Image.Image) -> bytes:
 def test_a_visitor_sees_a_result_and_may_choose_another_sample(visit):
     page = visit()
     assert page.title().startswith("ALGM")
-    before = {name: address(page, name) for name in ("picture", "segmentation", "tokens")}
+    before = {name: address(page, name) for name in ("image", "segmentation", "tokens")}
     page.click("#samples button >> nth=2")
     for name, old in before.items():
-        wait_for_other_picture(page, name, old)
-    assert (
-        np.abs(picture(page, "picture").astype(int) - np.asarray(picture(page, "segmentation")).astype(int)).max() > 20
-    )
-    shares = [float(share) for share in re.findall(r"([\d.]+) %", page.inner_text("#classes"))]
+        wait_for_other_image(page, name, old)
+    legend = page.locator("#segmentation .legend")
+    shares = [float(share) for share in re.findall(r"([\d.]+) %", legend.inner_text())]
     assert sum(shares) == pytest.approx(100, abs=1)
+    assert page.locator("#segmentation img.mask").count() == len(shares) == legend.locator("button").count()
+    legend.locator("button").first.hover()
+    page.wait_for_selector("#segmentation img.mask.active")
     assert page.locator("#message p").count() == 0
 
 
-def test_lower_tau_leaves_fewer_tokens_and_other_pictures(visit):
+def test_lower_tau_leaves_fewer_tokens_and_another_token_map(visit):
     page = visit()
+    before = tokens(page)
     set_slider(page, "threshold", 0.99)
-    page.wait_for_function(
-        "before => document.querySelector('#tokens-merged').innerText !== before", arg=str(tokens(page))
-    )
-    many, before = tokens(page), address(page, "tokens")
-    unmerged = page.inner_text("#tokens-plain")
+    wait_for_tokens(page, "!==", before)
+    many, before, unmerged = tokens(page), address(page, "tokens"), tokens(page, plain=True)
     set_slider(page, "threshold", 0.1)
-    wait_for_other_picture(page, "tokens", before)
-    page.wait_for_function("before => Number(document.querySelector('#tokens-merged').innerText) < before", arg=many)
-    assert page.inner_text("#tokens-plain") == unmerged
-    assert tokens(page) < many <= int(unmerged)
+    wait_for_other_image(page, "tokens", before)
+    wait_for_tokens(page, "<", many)
+    assert tokens(page, plain=True) == unmerged
+    assert tokens(page) < many <= unmerged
     assert re.search(r"Time of a forward pass\s+[\d.]+ ms\s+[\d.]+ ms", page.inner_text("#numbers"))
 
 
@@ -195,30 +201,28 @@ def test_layers_act_and_a_contradiction_is_explained_in_words(visit):
     page = visit()
     before = tokens(page)
     set_slider(page, "local-layer", 0)
-    page.wait_for_function(
-        "before => Number(document.querySelector('#tokens-merged').innerText) !== before", arg=before
-    )
+    wait_for_tokens(page, "!==", before)
     kept = address(page, "segmentation")
     set_slider(page, "local-layer", 4)
     alert = page.wait_for_selector("[role=alert]")
-    assert "has to come before the global merge" in alert.inner_text()
+    assert "expected the local merge before the global one" in alert.inner_text()
     assert address(page, "segmentation") == kept
     set_slider(page, "global-layer", 0)
     page.wait_for_selector("[role=alert]", state="detached")
     field = page.locator("#local-layer input[type=number]")
-    for typed, words in (("77", "expected None or an integer in 1.."), ("", "is empty"), ("1.5", "a whole number")):
+    for typed, words in (("77", "expected None or an integer in 1.."), ("", "=None"), ("1.5", "=1.5")):
         field.fill(typed)
         page.locator("[role=alert]").get_by_text(words).wait_for()
     assert page.get_by_text("Error", exact=True).count() == 0
 
 
-def test_a_sent_picture_is_segmented_named_and_downloaded_at_its_own_size(visit, checkpoint):
+def test_a_sent_image_is_segmented_named_and_downloaded_at_its_own_size(visit, checkpoint):
     page = visit()
     image = make_scene(7, (90, 150))[0]
-    before = address(page, "picture")
+    before = address(page, "image")
     upload(page, "my street.jpg", jpeg_of(image))
-    wait_for_other_picture(page, "picture", before)
-    assert picture(page, "picture").shape == (6 * 90, 6 * 150, 3)
+    wait_for_other_image(page, "image", before)
+    assert pixels(page, "image").shape == (6 * 90, 6 * 150, 3)
     page.wait_for_function("() => !document.querySelector('#download').disabled")
     with page.expect_download() as download:
         page.click("#download")
@@ -236,44 +240,44 @@ def test_a_sent_picture_is_segmented_named_and_downloaded_at_its_own_size(visit,
         outputs = model(**processor(sent, return_tensors="pt"))
         expected = processor.post_process_semantic_segmentation(outputs, target_sizes=[(90, 150)])[0]
         assert np.array_equal(label_map, expected.numpy())
-    box = page.locator("#segmentation img").bounding_box()
+    box = page.locator("#image img").bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.wait_for_function("() => document.querySelector('#point').innerText.includes('Class')")
     assert int(re.search(r"Class (\d+)", page.inner_text("#point")).group(1)) in label_map[40:50, 70:80]
 
 
-def test_files_that_are_no_good_pictures_end_in_words_and_the_page_goes_on(visit):
+def test_files_that_are_no_good_images_end_in_words_and_the_page_goes_on(visit):
     page = visit()
-    before = address(page, "picture")
+    before = address(page, "image")
     dot = io.BytesIO()
     Image.new("RGB", (3, 3)).save(dot, "PNG")
     for name, content, words in (
-        ("notes.png", b"milk, bread", "notes.png is not a picture"),
-        ("cut.jpg", jpeg_of(make_scene(1, (64, 96))[0])[:900], "cut.jpg is damaged"),
-        ("dot.png", dot.getvalue(), "too small: 3 x 3 pixels"),
+        ("notes.png", b"milk, bread", "notes.png='no image'"),
+        ("cut.jpg", jpeg_of(make_scene(1, (64, 96))[0])[:900], "cut.jpg='damaged'"),
+        ("dot.png", dot.getvalue(), "image='3 x 3 pixels'"),
     ):
         upload(page, name, content)
         page.locator("[role=alert]").get_by_text(words).wait_for()
         assert "Traceback" not in page.inner_text("body")
-        assert address(page, "picture") == before
+        assert address(page, "image") == before
     page.click("#samples button >> nth=1")
-    wait_for_other_picture(page, "picture", before)
+    wait_for_other_image(page, "image", before)
     page.wait_for_selector("[role=alert]", state="detached")
 
 
 def test_files_over_the_limit_are_refused_by_the_page_and_by_the_server(visit, site, tmp_path):
     page = visit()
-    before = address(page, "picture")
+    before = address(page, "image")
     heavy = tmp_path / "heavy.png"
     heavy.write_bytes(b"\0" * (MAX_FILE_BYTES + 1))
     page.set_input_files("#upload input[type=file]", heavy)
     page.get_by_text("exceed the maximum allowed size of 20").first.wait_for()
     assert "heavy.png" in page.inner_text("body")
-    assert address(page, "picture") == before
+    assert address(page, "image") == before
     assert post_file(site[0], heavy) == 413
     page.locator("#upload").get_by_role("button").first.click()
     upload(page, "good.jpg", jpeg_of(make_scene(2, (80, 96))[0]))
-    wait_for_other_picture(page, "picture", before)
+    wait_for_other_image(page, "image", before)
 
 
 def test_everything_is_reached_and_moved_with_the_keyboard(visit):
@@ -298,13 +302,13 @@ def test_everything_is_reached_and_moved_with_the_keyboard(visit):
     value = float(page.input_value("#threshold input[type=range]"))
     for _ in range(30):
         page.keyboard.press("ArrowLeft")
-    page.wait_for_function("before => Number(document.querySelector('#tokens-merged').innerText) < before", arg=before)
+    wait_for_tokens(page, "<", before)
     assert float(page.input_value("#threshold input[type=range]")) == pytest.approx(value - 30 * 0.005)
 
-    old = address(page, "picture")
+    old = address(page, "image")
     page.focus("#samples button >> nth=3")
     page.keyboard.press("Enter")
-    wait_for_other_picture(page, "picture", old)
+    wait_for_other_image(page, "image", old)
 
 
 def test_a_phone_shows_everything_without_scrolling_sideways(visit):
@@ -314,45 +318,47 @@ def test_a_phone_shows_everything_without_scrolling_sideways(visit):
         "samples",
         "upload",
         "threshold",
-        "picture",
+        "image",
         "segmentation",
         "tokens",
-        "classes",
         "numbers",
         "download",
     ):
         box = page.locator(f"#{name}").bounding_box()
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= PHONE["width"]
-    boxes = [page.locator(f"#{name}").bounding_box() for name in ("picture", "segmentation", "tokens")]
+    boxes = [page.locator(f"#{name}").bounding_box() for name in ("image", "segmentation", "tokens")]
     assert min(box["width"] for box in boxes) > 300
     assert boxes[0]["y"] < boxes[1]["y"] < boxes[2]["y"]
 
 
-def test_two_visitors_do_not_see_each_others_settings(visit):
+def test_visitors_at_the_same_time_do_not_see_each_others_settings(visit):
     first, second = visit(), visit()
     common = tokens(second)
-    set_slider(first, "threshold", 0.0)
-    first.wait_for_function(
-        "before => Number(document.querySelector('#tokens-merged').innerText) < before", arg=common
-    )
-    before = address(second, "tokens")
-    second.click("#samples button >> nth=1")
-    wait_for_other_picture(second, "tokens", before)
-    second.click("#samples button >> nth=0")
-    second.wait_for_function(
-        "before => Number(document.querySelector('#tokens-merged').innerText) === before", arg=common
-    )
-    assert tokens(first) < common
+    for _ in range(3):
+        image = address(second, "image")
+        set_slider(first, "threshold", 0.0)
+        second.click("#samples button >> nth=1")  # while the first one's request runs
+        wait_for_tokens(first, "<", common)
+        wait_for_other_image(second, "image", image)
+        image, few = address(second, "image"), tokens(first)
+        set_slider(first, "threshold", 0.99)
+        second.click("#samples button >> nth=0")
+        wait_for_other_image(second, "image", image)
+        wait_for_tokens(second, "===", common)
+        wait_for_tokens(first, ">", few)
 
 
-def test_samples_outlive_the_cleaning_of_visitors_pictures(visit, site):
+def test_samples_outlive_the_cleaning_of_visitors_images_and_label_maps(visit, site):
     page = visit()
+    cache = Path(os.environ["GRADIO_TEMP_DIR"])
+    assert list(cache.rglob("*_labels.png"))
     delete_files_created_by_app(site[1], age=None)
+    assert not list(cache.rglob("*_labels.png"))
     sources = page.eval_on_selector_all("#samples img", "images => images.map(image => image.src)")
     assert len(sources) == 6
     assert {page.request.get(source).status for source in sources} == {200}
-    assert page.request.get(address(page, "picture")).status != 200
+    assert page.request.get(address(page, "image")).status != 200
 
 
 def test_what_goes_wrong_inside_is_logged_and_not_shown(caplog, checkpoint):
@@ -373,14 +379,14 @@ def test_messages_cannot_bring_markup_of_their_own(checkpoint):
     page = DemoPage(DemoSegmenter.from_pretrained(str(checkpoint), device="cpu"))
 
     def fail():
-        raise ValueError("<img src=x onerror=alert(1)>.png is not a picture")
+        raise ValueError("<img src=x onerror=alert(1)>.png='no image'")
 
     assert "<img" not in page.respond(fail, 0.5, 1, 3)[-1]
 
 
-def test_the_page_side_by_side_as_a_picture(visit, tmp_path):
+def test_the_images_stand_side_by_side(visit, tmp_path):
     page = visit()
-    boxes = [page.locator(f"#{name}").bounding_box() for name in ("picture", "segmentation", "tokens")]
+    boxes = [page.locator(f"#{name}").bounding_box() for name in ("image", "segmentation", "tokens")]
     assert {round(box["y"]) for box in boxes} == {round(boxes[0]["y"])}
     page.wait_for_timeout(500)
     path = os.environ.get("APP_SCREENSHOT", str(tmp_path / "app.jpg"))
