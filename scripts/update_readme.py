@@ -4,14 +4,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers import HfArgumentParser
 
+from algm_hf.refusals import require
+from algm_hf.runs.files import read_json
 from algm_hf.runs.tables import markdown_table
 
 
@@ -39,82 +40,44 @@ def performance_section(folder: str | Path) -> str:
 
     Returns:
         `str`: Markdown.
-
-    Raises:
-        ValueError: if a file is no result of those scripts, or the folder holds none of either.
     """
     models, heads = [], []
     for path in sorted(Path(folder).glob("*.json")):
-        results = json.loads(path.read_text(encoding="utf-8"))
-        if "configurations" in results:
-            models.append(results)
-        elif "label_maps" in results:
-            heads.append(results)
-        else:
-            raise ValueError(f"{path} has the keys {sorted(results)}: expected a result of one of the benchmarks.")
-        results["file"] = path.name
-    if not models or not heads:
-        raise ValueError(f"{folder} has {len(models)} and {len(heads)} results: expected at least one of each script.")
-    known = list(MODELS)
-    models.sort(
-        key=lambda results: (
-            results["environment"]["device"],
-            known.index(results["model"]["name"]) if results["model"]["name"] in known else len(known),
-        )
-    )
+        results = read_json(path)
+        kind = models if "configurations" in results else heads if "label_maps" in results else None
+        require(kind is not None, str(path), sorted(results), "a result of one of the benchmarks")
+        kind.append(results | {"file": path.name})
+    require(models and heads, str(folder), (len(models), len(heads)), "results of both benchmarks")
+    models.sort(key=lambda results: (results["environment"]["device"], _place(results["model"]["name"])))
     parts = [_merging_table(models), _compiled_lines(models), _heads_table(heads), _commands(models + heads)]
     return "\n\n".join(part for part in parts if part)
 
 
-def _rows_of(models: Sequence[Mapping]):
+def _place(model: str) -> int:
+    return list(MODELS).index(model) if model in MODELS else len(MODELS)
+
+
+def _records_of(models: Sequence[Mapping]) -> Iterator[tuple[str, Mapping, Mapping]]:
+    """Name of the model, all results and one configuration."""
     for results in models:
-        for record in results["configurations"]:
-            if record["rows"]:
-                yield results, record, {"merged": [], **_by_kind(record["rows"])}
-
-
-def _by_kind(rows: Sequence[Mapping]) -> dict[str, list[Mapping]]:
-    kinds: dict[str, list[Mapping]] = {}
-    for row in rows:
-        if not row["compiled"]:
-            kinds.setdefault(row["kind"], []).append(row)
-    return kinds
+        name = results["model"]["name"]
+        yield from ((MODELS.get(name, name), results, record) for record in results["configurations"])
 
 
 def _merging_table(models: Sequence[Mapping]) -> str:
-    header = [
-        "Model",
-        "Size",
-        "Batch",
-        "Where",
-        "Tokens kept",
-        "FLOP ratio",
-        "Speed-up",
-        "Efficiency",
-        "Merging itself",
-    ]
-    header += ["End to end over interpolate + argmax", "Merging off, against ViTModel"]
+    header = ["Model", "Size", "Batch", "Where", "Tokens kept", "FLOP ratio", "Speed-up", "Efficiency"]
+    header += ["Merging itself", "End to end over interpolate + argmax", "Merging off, against ViTModel"]
     table = []
-    for results, record, kinds in _rows_of(models):
-        off = kinds.get("encoder", [{"speed_up": None}])[0]["speed_up"]
-        name = results["model"]["name"]
-        for row in kinds["merged"]:
-            dense, share = row["end_to_end_speed_up_over_dense"], row["merging_share"]
-            table.append(
-                [
-                    MODELS.get(name, name),
-                    "{} x {}".format(*record["resolution"]),
-                    record["batch_size"],
-                    _where(results),
-                    f"{100 * row['token_ratio']:.0f} %",
-                    f"{row['flop_ratio']:.2f}",
-                    f"{row['speed_up']:.2f}x",
-                    f"{row['efficiency']:.2f}",
-                    "-" if share is None else f"{100 * share:.1f} %",
-                    "-" if dense is None else f"{dense:.2f}x",
-                    "-" if off is None else f"{off:.2f}x",
-                ]
-            )
+    for name, results, record in _records_of(models):
+        rows = [row for row in record["rows"] if not row["compiled"]]
+        off = next((row["speed_up"] for row in rows if row["kind"] == "encoder"), None)
+        for row in (row for row in rows if row["kind"] == "merged"):
+            cells = [name, "{} x {}".format(*record["resolution"]), record["batch_size"], _where(results)]
+            cells += [f"{100 * row['token_ratio']:.0f} %", f"{row['flop_ratio']:.2f}", f"{row['speed_up']:.2f}x"]
+            share = row["merging_share"]
+            cells += [f"{row['efficiency']:.2f}", "-" if share is None else f"{100 * share:.1f} %"]
+            over = (row["end_to_end_speed_up_over_dense"], off)
+            table.append([*cells, *("-" if speed_up is None else f"{speed_up:.2f}x" for speed_up in over)])
     return markdown_table(header, table)
 
 
@@ -127,19 +90,14 @@ def _where(results: Mapping) -> str:
 def _compiled_lines(models: Sequence[Mapping]) -> str:
     header = ["Model", "Batch", "Row", "Uncompiled ms", "Compiled ms", "Compiled is"]
     table = []
-    for results, record, _ in _rows_of(models):
+    for model, _, record in _records_of(models):
         rows = {row["name"]: row for row in record["rows"]}
         for name, row in rows.items():
             plain = rows.get(name.removesuffix(", compiled"))
             if row["compiled"] and plain is not None:
-                model, times = results["model"]["name"], [plain["forward_ms"], row["forward_ms"]]
-                cells = [
-                    MODELS.get(model, model),
-                    record["batch_size"],
-                    plain["name"],
-                    *(f"{time:.1f}" for time in times),
-                ]
-                table.append([*cells, f"{times[0] / times[1]:.2f}x as fast"])
+                before, after = plain["forward_ms"], row["forward_ms"]
+                cells = [model, record["batch_size"], plain["name"], f"{before:.1f}", f"{after:.1f}"]
+                table.append([*cells, f"{before / after:.2f}x as fast"])
     return markdown_table(header, table) if table else ""
 
 
@@ -166,14 +124,10 @@ def _commands(measured: Sequence[Mapping]) -> str:
 
 
 def replace_section(readme: str, section: str) -> str:
-    """
-    A README with its performance section exchanged.
-
-    Raises:
-        ValueError: if the text does not hold each of the two marks once, in their order.
-    """
-    if readme.count(BEGIN) != 1 or readme.count(END) != 1 or readme.index(BEGIN) > readme.index(END):
-        raise ValueError(f"the README has no single pair of marks: expected {BEGIN!r} and, below, {END!r}.")
+    """A README with its performance section exchanged; it must hold each of the two marks once, in their order."""
+    counts = (readme.count(BEGIN), readme.count(END))
+    in_order = counts == (1, 1) and readme.index(BEGIN) < readme.index(END)
+    require(in_order, "marks", counts, f"one {BEGIN!r} and, below, one {END!r}")
     head, rest = readme.split(BEGIN)
     return f"{head}{BEGIN}\n\n{section}\n\n{END}{rest.split(END)[1]}"
 
