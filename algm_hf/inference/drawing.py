@@ -175,7 +175,7 @@ def draw_tokens(image: Image.Image, result: SegmentedImage, patch_size: int, sho
 
 def _add_legend(figure: Figure, names: Sequence[str], colors: Sequence[Sequence[int]], font_size: float) -> None:
     """Swatches with names below a figure, in as many rows as its width asks for; `font_size` in pixels."""
-    entry = font_size * (0.65 * max(map(len, names), default=0) + 4)
+    entry = font_size * (0.58 * max(map(len, names), default=0) + 3.8)
     columns = max(1, int(figure.get_figwidth() * DOTS_PER_INCH / entry))
     swatches = [Patch(facecolor=np.asarray(color) / 255, edgecolor="black", linewidth=0.5) for color in colors]
     legend = figure.legend(
