@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..runs.images import read_image
+from ..runs.images import read_rgb
 from ..runs.models import config_settings
 from ..runs.tables import markdown_table
 from ..runs.timing import time_settings
@@ -59,7 +59,7 @@ class FileSegmenter:
         batch: list[NamedImage] = []
         for path, name in zip(tqdm(paths, unit="image", desc="segmenting"), output_names(paths), strict=True):
             try:
-                batch.append((path, name, read_image(path)))
+                batch.append((path, name, read_rgb(path)))
             except ValueError as error:
                 self.failures[str(path)] = str(error.__cause__)
             if len(batch) == batch_size:
