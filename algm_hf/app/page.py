@@ -17,8 +17,8 @@ from gradio.themes.utils.fonts import LocalFont
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from ..inference.palettes import make_palette
 from ..inference.drawing import save_label_map
+from ..inference.palettes import make_palette
 from .segmenter import FORMATS, MAX_FILE_BYTES, MAX_PIXELS, DemoSegmenter, MergeSettings, read_upload
 from .views import SAMPLE_SEEDS, make_views, name_at, sample_scene
 

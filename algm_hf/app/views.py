@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from ..data.drawn_scenes import make_scene
-from ..inference.palettes import make_palette
 from ..inference.drawing import token_map
+from ..inference.palettes import make_palette
 from ..refusals import require_integer
 from ..runs.tables import markdown_table
 from .segmenter import Comparison

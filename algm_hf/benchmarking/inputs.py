@@ -27,7 +27,7 @@ from ..data.drawn_scenes import make_scene
 from ..image_processing_algm import AlgmImageProcessor
 from ..modeling_algm import AlgmForSemanticSegmentation
 from ..refusals import require, require_choice, require_integer
-from ..runs.images import find_images, read_image
+from ..runs.images import find_images, read_rgb
 
 
 PRESET_PATCH_SIZE, PRESET_LABELS = 16, 150
@@ -256,7 +256,7 @@ def benchmark_images(arguments: BenchmarkArguments, resolution: tuple[int, int],
     found: dict[str, Image.Image] = {}
     for path in find_images([arguments.images]):
         if len(found) < count:
-            image = ImageOps.fit(read_image(path), (resolution[1], resolution[0]), Image.Resampling.BILINEAR)
+            image = ImageOps.fit(read_rgb(path), (resolution[1], resolution[0]), Image.Resampling.BILINEAR)
             found.setdefault(digest(image), image)
     expected = f"at least {count} different images, the largest of --batch_sizes, instead of {len(found)}"
     require(len(found) >= count, "--images", arguments.images, expected)

@@ -29,30 +29,38 @@ def describe_run(model: nn.Module, arguments: BenchmarkArguments) -> dict:
     return {"model": {"name": arguments.model, **facts}, "environment": environment}
 
 
+# Of a row: heading, name in the JSON, format and unit.
+COLUMNS = (
+    ("tau", "merge_threshold", ".5f", ""),
+    ("tokens", "tokens_mean", ".0f", ""),
+    ("GFLOPs", "gflops_per_image", ".2f", ""),
+    ("FLOP ratio", "flop_ratio", ".2f", ""),
+    ("forward ms", "forward_ms", ".2f", ""),
+    ("labels ms", "post_processing_ms", ".2f", ""),
+    ("end to end ms", "end_to_end_ms", ".2f", ""),
+    ("im/s", "images_per_second", ".1f", ""),
+    ("speed-up", "speed_up", ".2f", "x"),
+    ("efficiency", "efficiency", ".2f", ""),
+    ("merging", "merging_share", ".1%", ""),
+    ("end to end speed-up", "end_to_end_speed_up", ".2f", "x"),
+    ("over dense", "end_to_end_speed_up_over_dense", ".2f", "x"),
+)
+
+
 def _number(value: float | None, form: str, unit: str = "") -> str:
     return "-" if value is None else f"{value:{form}}{unit}"
 
 
 def benchmark_table(configurations: Sequence[Mapping]) -> str:
     """One row for each contender of each configuration, as Markdown. Times are milliseconds per image."""
-    header = ["row", "size", "batch", "tau", "tokens", "GFLOPs", "FLOP ratio"]
-    header += ["forward ms", "labels ms", "end to end ms", "im/s", "speed-up", "efficiency", "merging"]
-    header += ["end to end speed-up", "over dense", "peak MiB"]
+    header = ["row", "size", "batch", *(heading for heading, *_ in COLUMNS), "peak MiB"]
     rows = []
     for record in configurations:
-        height, width = record["resolution"]
         for row in record["rows"]:
             memory = row["peak_memory_bytes"]
-            cells = [row["name"], f"{height} x {width}", record["batch_size"], _number(row["merge_threshold"], ".5f")]
-            cells += [_number(row["tokens_mean"], ".0f"), _number(row["gflops_per_image"], ".2f")]
-            cells.append(_number(row["flop_ratio"], ".2f"))
-            cells += [_number(row[f"{name}_ms"], ".2f") for name in ("forward", "post_processing", "end_to_end")]
-            cells += [_number(row["images_per_second"], ".1f"), _number(row["speed_up"], ".2f", "x")]
-            share = row["merging_share"]
-            cells += [_number(row["efficiency"], ".2f"), _number(share and 100 * share, ".1f", " %")]
-            cells += [_number(row["end_to_end_speed_up"], ".2f", "x")]
-            cells.append(_number(row["end_to_end_speed_up_over_dense"], ".2f", "x"))
-            rows.append([*cells, "none" if memory is None else f"{memory / 2**20:.0f}"])
+            cells = [row["name"], "{} x {}".format(*record["resolution"]), record["batch_size"]]
+            cells += [_number(row[key], form, unit) for _, key, form, unit in COLUMNS]
+            rows.append([*cells, _number(memory and memory / 2**20, ".0f")])
     return markdown_table(header, rows)
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from ..refusals import require, require_number
 from .palettes import IGNORE_COLOR, make_palette
+from .predictor import SegmentedImage
 
 
 DOTS_PER_INCH = 100
@@ -153,9 +154,28 @@ def token_map(
     return Image.fromarray(filled.round().astype(np.uint8))
 
 
+def draw_tokens(image: Image.Image, result: SegmentedImage, patch_size: int, shown_width: float) -> Image.Image | None:
+    """The [`token_map`] of a result, enlarged by a whole number to about `shown_width` pixels.
+
+    There is none (`None`) in windows, which merge on their own.
+
+    Args:
+        image (`Image.Image`): What was segmented.
+        result ([`SegmentedImage`]): What came of it.
+        patch_size (`int`): Of the model.
+        shown_width (`float`): In pixels.
+    """
+    if result.patch_to_token is None:
+        return None
+    height, width = result.input_size
+    seen = image.resize((width, height), Image.Resampling.BILINEAR)
+    magnify = max(1, round(shown_width / width))
+    return token_map(seen, result.patch_to_token, result.grid_size, patch_size, magnify)
+
+
 def _add_legend(figure: Figure, names: Sequence[str], colors: Sequence[Sequence[int]], font_size: float) -> None:
     """Swatches with names below a figure, in as many rows as its width asks for; `font_size` in pixels."""
-    entry = font_size * (0.65 * max(map(len, names), default=0) + 4)
+    entry = font_size * (0.58 * max(map(len, names), default=0) + 3.8)
     columns = max(1, int(figure.get_figwidth() * DOTS_PER_INCH / entry))
     swatches = [Patch(facecolor=np.asarray(color) / 255, edgecolor="black", linewidth=0.5) for color in colors]
     legend = figure.legend(
@@ -229,4 +249,4 @@ def panel(
     return _rendered(figure)
 
 
-__all__ = ["blend", "colorize", "make_legend", "overlay", "panel", "save_label_map", "token_map"]
+__all__ = ["blend", "colorize", "draw_tokens", "make_legend", "overlay", "panel", "save_label_map", "token_map"]

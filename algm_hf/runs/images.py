@@ -36,7 +36,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)).round().astype(np.uint8))
 
 
-def read_image(path: str | Path) -> Image.Image:
+def read_rgb(path: str | Path) -> Image.Image:
     """Reads a file as [`upright_rgb`].
 
     Raises:
@@ -68,4 +68,4 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-__all__ = ["ORIENTATION", "READ_ERRORS", "find_images", "read_image", "upright_rgb"]
+__all__ = ["ORIENTATION", "READ_ERRORS", "find_images", "read_rgb", "upright_rgb"]

@@ -1,10 +1,13 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from algm_hf.inference.drawing import blend, colorize, make_legend, overlay, panel, save_label_map, token_map
+from algm_hf.inference.files import output_names
 from algm_hf.inference.palettes import make_palette
 
 
@@ -153,3 +156,8 @@ def test_panel_refuses_rows_that_do_not_match_the_titles():
         panel([[noise(4, 4)]], ["left", "right"])
     with pytest.raises(ValueError, match="captions=0"):
         panel([], ["left"])
+
+
+def test_results_of_files_of_one_name_do_not_overwrite_each_other():
+    paths = [Path(name) for name in ("a.png", "b.jpg", "x/a.jpg", "a.gif")]
+    assert output_names(paths) == ["a", "b", "a_2", "a_3"]

@@ -128,14 +128,10 @@ def test_a_threshold_that_merges_nothing_gives_the_unmerged_map(checkpoint, pict
     assert "seconds_merged" not in record
 
 
-def test_predict_refuses_what_it_cannot_do(tmp_path):
+def test_predict_refuses_what_it_cannot_do():
     predict = script("predict")
-    with pytest.raises(ValueError, match="--images: .*nowhere does not exist"):
-        predict.find_images([str(tmp_path / "nowhere")])
-    with pytest.raises(ValueError, match="--images: no image file in"):
-        predict.find_images([str(tmp_path)])
     for name, value in {"batch_size": 0, "repeats": -1, "dtype": "int8", "alpha": 1.5}.items():
-        with pytest.raises(ValueError, match=f"--{name} is '?{value}'?, expected"):
+        with pytest.raises(ValueError, match=f"--{name}={value!r}"):
             predict.PredictionArguments(model="m", images=["i"], output_dir="o", **{name: value})
 
 
