@@ -1,12 +1,13 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the tables of README.md and docs/ that stand elsewhere already: in benchmarks/*.json and in the recipes.
+"""Writes what README.md and docs/ take from elsewhere: from benchmarks/*.json, the recipes and the config.
 
 python scripts/update_docs.py
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -179,6 +180,29 @@ def recipes(folder: Path) -> str:
     return markdown_table(header, table)
 
 
+def config_fields(source: Path) -> str:
+    """The fields of the config by section: name, default, and the comment beside or above it in its source."""
+    lines = source.read_text(encoding="utf-8").split("\n")
+    (config,) = [node for node in ast.parse("\n".join(lines)).body if isinstance(node, ast.ClassDef)]
+    fields = {node.lineno: node for node in config.body if isinstance(node, ast.AnnAssign)}
+    parts, listed, above = [], [], []
+    for number in range(min(fields) - 1, max(fields) + 1):
+        line = lines[number - 1].strip()
+        if number in fields:
+            beside = lines[number - 1][fields[number].end_col_offset :].strip("# ")
+            meaning = " ".join([*above, beside] if beside else above)
+            default = ast.unparse(fields[number].value)
+            listed.append(
+                f"- `{fields[number].target.id}` (`{default}`): {meaning[:1].lower()}{meaning[1:].rstrip('.')}"
+            )
+        above = [*above, line.strip("# ")] if line.startswith("#") and not line.startswith("# ---") else []
+        if line.startswith("# ---") or number == max(fields):
+            parts += ["\n".join(listed)] if listed else []
+            parts += [f"## {line.strip('# -')}"] if line.startswith("# ---") else []
+            listed = []
+    return "\n\n".join(parts)
+
+
 def replace_section(text: str, name: str, section: str) -> str:
     """A page with what stands between the two marks of a section exchanged.
 
@@ -197,6 +221,7 @@ def written_pages(root: Path) -> dict[Path, str]:
     sections = {
         "README.md": ("speed", speed_table(results)),
         "docs/performance.md": ("performance", performance(results)),
+        "docs/configuration.md": ("fields", config_fields(root / "algm_hf" / "configuration_algm.py")),
         "docs/training.md": ("recipes", recipes(root / "scripts" / "recipes")),
     }
     return {

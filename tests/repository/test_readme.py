@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
 from PIL import Image
 from places import ROOT, script
 from tiny_models import tiny_model
@@ -76,7 +77,7 @@ def test_the_first_example_runs_exactly_as_it_is_printed(tmp_path):
     block = re.search(r"```python\n(.*?)```", README, flags=re.DOTALL)[1]
     done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    height, width = Image.open(ROOT / "docs" / "street.png").size[::-1]
+    height, width = Image.open(ROOT / "docs" / "street.jpg").size[::-1]
     shape, counts = done.stdout.splitlines()
     assert shape == f"torch.Size([{height}, {width}])"
     assert re.fullmatch(r"tensor\(\[\d+, \d+, \d+, \d+\]\)", counts)
@@ -135,3 +136,12 @@ def test_the_dry_run_of_publishing_names_the_files(tmp_path):
 def test_tables_say_what_benchmarks_and_recipes_say():
     for page, text in script("update_docs").written_pages(ROOT).items():
         assert page.read_text(encoding="utf-8") == text, f"{page.name}: python scripts/update_docs.py"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.json")), ids=lambda path: path.stem)
+def test_results_were_measured_on_a_committed_state_and_are_complete(path):
+    results = json.loads(path.read_text(encoding="utf-8"))
+    assert results["environment"]["commit"]
+    assert results["environment"]["uncommitted_changes"] in (False, None)
+    assert results.get("complete", True)
+    assert all(row["equal"] for row in results.get("label_maps", {}).values())
