@@ -76,8 +76,8 @@ class PixelScores:
             yield slice(first, stop), self.rows(first, stop)
 
 
-class SlidImage(NamedTuple):
-    """What windows give of an image: its scores, and `token_counts (num_layers,)` summed over its windows."""
+class ScoredImage(NamedTuple):
+    """What the model makes of an image: its scores, and `token_counts (num_layers,)` summed over its windows."""
 
     scores: PixelScores
     token_counts: Tensor
@@ -85,7 +85,7 @@ class SlidImage(NamedTuple):
 
 def slide(
     forward: Callable[[list[Tensor]], NamedTuple], images: Sequence[Tensor], config: AlgmConfig, mirrored: bool = False
-) -> list[SlidImage]:
+) -> list[ScoredImage]:
     """
     Images `(num_channels, height, width)` of any sizes in the windows of `config`, `window_batch_size` of them at a
     time, whichever images they are of. `forward` takes a list of windows to the model's output, token counts included.
@@ -107,7 +107,9 @@ def slide(
             grids[owner].append(logits[:, :rows, :columns].clone())
             counts[owner].append(tokens)
     return [
-        SlidImage(PixelScores(grid, image.shape[-2:], size, stride, patch_size, mirrored), torch.stack(tokens).sum(0))
+        ScoredImage(
+            PixelScores(grid, image.shape[-2:], size, stride, patch_size, mirrored), torch.stack(tokens).sum(0)
+        )
         for image, grid, tokens in zip(images, grids, counts, strict=True)
     ]
 
@@ -130,4 +132,4 @@ def _rows_of_pixels(grid: Tensor, begin: int, end: int, patch_size: int) -> Tens
     return pixels[:, begin - first * patch_size : end - first * patch_size]
 
 
-__all__ = ["PixelScores", "SlidImage", "slide", "window_starts"]
+__all__ = ["PixelScores", "ScoredImage", "slide", "window_starts"]
