@@ -13,10 +13,11 @@ from itertools import product
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .configuration_algm import AlgmConfig
 from .patch_grid import patch_grid
+from .segmentation_loss import upsample_logits
 
 
 # Scores of pixels in a band of rows: 2**26 float32 values are 256 MiB. Of less, most would be made twice.
@@ -122,14 +123,10 @@ def window_starts(length: int, window_size: int, window_stride: int) -> list[int
 
 def _rows_of_pixels(grid: Tensor, begin: int, end: int, patch_size: int) -> Tensor:
     """Rows `begin..end - 1` of a grid `(n, rows, columns)` upsampled by `patch_size`, from the patches they need."""
-    if patch_size == 1:
-        return grid[:, begin:end].float()
     # One row of patches more on either side: where the grid is cut, interpolation would repeat its border.
     first, last = max(0, begin // patch_size - 1), min(grid.shape[1], (end - 1) // patch_size + 2)
-    part = grid[None, :, first:last].float()
-    size = (part.shape[2] * patch_size, part.shape[3] * patch_size)
-    pixels = nn.functional.interpolate(part, size=size, mode="bilinear", align_corners=False)[0]
-    return pixels[:, begin - first * patch_size : end - first * patch_size]
+    size = (end - first * patch_size, grid.shape[2] * patch_size)
+    return upsample_logits(grid[None, :, first:last].float(), size, patch_size)[0, :, begin - first * patch_size :]
 
 
 __all__ = ["PixelScores", "ScoredImage", "slide", "window_starts"]
