@@ -29,15 +29,9 @@ CELL_OVERHEAD = 2.0
 @torch.no_grad()
 def upsampled_argmax(scores: Tensor, size: tuple[int, int]) -> Tensor:
     """
-    The class of each pixel: `interpolate(scores[None], size, mode="bilinear", align_corners=False)[0].argmax(0)`.
-
-    Args:
-        scores (`Tensor` of shape `(num_labels, rows, columns)`, floating point, finite):
-            half precision is upsampled in float32.
-        size (`tuple[int, int]`): height and width of the result in pixels, each at least 1.
-
-    Returns:
-        `Tensor` of shape `size`, int64; where classes tie, the lowest.
+    The class of each pixel, `interpolate(scores[None], size, mode="bilinear", align_corners=False)[0].argmax(0)`:
+    int64, where classes tie the lowest. `scores (num_labels, rows, columns)` are finite; half precision is upsampled
+    in float32.
     """
     if scores.dtype in (torch.float16, torch.bfloat16):
         scores = scores.float()
@@ -57,15 +51,9 @@ def upsampled_argmax(scores: Tensor, size: tuple[int, int]) -> Tensor:
 
 def blockwise_argmax(scores: Tensor, resize: Callable[[Tensor], Tensor], num_pixels: int) -> Tensor:
     """
-    The argmax over the classes of resized scores, block of classes by block, so that not all are held at once.
-
-    Args:
-        scores (`Tensor` of shape `(num_labels, rows, columns)`, floating point)
-        resize (`Callable`): takes some classes `(n, rows, columns)` to `(n, height, width)`, each by itself.
-        num_pixels (`int`): pixels of the largest image that `resize` goes through.
-
-    Returns:
-        `Tensor` of shape `(height, width)`, int64; where classes tie, the lowest.
+    The argmax over the classes of resized scores, int64, ties to the lowest, block of classes by block, so that not
+    all are held at once. `resize` takes some classes `(n, rows, columns)` to `(n, height, width)`, each by itself;
+    `num_pixels` are those of the largest image that it goes through.
     """
     budget = MAX_ELEMENTS if scores.device.type == "cpu" else MAX_ELEMENTS_ON_DEVICE
     block_size = max(1, budget // num_pixels)

@@ -30,7 +30,7 @@ from .refusals import require
 from .rotary_positions import rotary_table
 from .segmentation_decoders import AlgmLinearDecoder, AlgmMaskTransformerDecoder
 from .segmentation_loss import check_labels, segmentation_loss
-from .sliding_window import SlidImage, slide
+from .sliding_window import ScoredImage, slide
 from .token_merging import global_merge, local_merge, restore_tokens
 from .token_packs import (
     TokenPack,
@@ -155,18 +155,12 @@ class AlgmPreTrainedModel(PreTrainedModel):
 
     def compile(self, **kwargs) -> None:
         """
-        Compiles the attention and MLP blocks in place, each kind once for all layers and token counts; embeddings,
-        merges and the attention of images with different token counts run as they are. Images of other token counts
-        compile nothing anew.
+        Compiles the attention and MLP blocks in place, with the arguments of `torch.compile` and `dynamic=True` unless
+        given, each kind once for all layers and token counts; embeddings, merges and the attention of images with
+        different token counts run as they are. `fullgraph=True` is refused with a `ValueError`.
 
         `torch.compile(model)` runs, too, but meets the merges inside its graphs and compiles again for new token
         counts until torch's limit.
-
-        Args:
-            kwargs: those of `torch.compile`; `dynamic=True` unless given.
-
-        Raises:
-            ValueError: with `fullgraph=True`; which attention kernels run depends on the token counts.
         """
         expected = "False; attention of images with different token counts runs between the graphs"
         require(not kwargs.get("fullgraph"), "fullgraph", True, expected)
@@ -224,9 +218,6 @@ class AlgmModel(AlgmPreTrainedModel):
     """
     The encoder: a plain Vision Transformer that merges tokens after the attention of two layers and returns the
     features of all patches, so any head that expects a plain ViT works on top.
-
-    Args:
-        config ([`AlgmConfig`])
     """
 
     def __init__(self, config: AlgmConfig):
@@ -327,12 +318,7 @@ class AlgmModel(AlgmPreTrainedModel):
 
 
 class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
-    """
-    [`AlgmModel`] with one of Segmenter's decoders (ICCV 2021), which runs on the merged tokens.
-
-    Args:
-        config ([`AlgmConfig`])
-    """
+    """[`AlgmModel`] with one of Segmenter's decoders (ICCV 2021), which runs on the merged tokens."""
 
     def __init__(self, config: AlgmConfig):
         super().__init__(config)
@@ -409,21 +395,13 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
     @torch.no_grad()
     def segment(self, pixel_values: Tensor) -> Tensor:
         """
-        The class of each pixel with `inference_mode="slide"`, without ever holding the logits of the whole image:
-        equal to the argmax of `forward`'s logits, ties to the lowest class. For images whose
-        `(num_labels, height, width)` logits do not fit.
+        The class of each pixel `(batch_size, height, width)`, int64, with `inference_mode="slide"`, without ever
+        holding the logits of a whole image: equal to the argmax of `forward`'s logits, ties to the lowest class. For
+        images of one size whose `(num_labels, height, width)` logits do not fit.
 
-        Beyond the model's own needs for `window_batch_size` windows it takes
-        `4 * num_labels / patch_size**2` bytes for each pixel of all windows, and about 0.6 GB for a band of rows.
-
-        Args:
-            pixel_values (`Tensor` of shape `(batch_size, num_channels, height, width)`): normalised images.
-
-        Returns:
-            `Tensor` of shape `(batch_size, height, width)`, int64
-
-        Raises:
-            ValueError: if the model does not slide in evaluation mode, or an input does not fit.
+        Beyond the model's own needs for `window_batch_size` windows it takes `4 * num_labels / patch_size**2` bytes
+        for each pixel of all windows, and about 0.6 GB for a band of rows. Raises a `ValueError` if the model does not
+        slide in evaluation mode, or an input does not fit.
         """
         require(not self.training, "training", True, "a model in evaluation mode (model.eval())")
         require(self.config.inference_mode == "slide", "inference_mode", self.config.inference_mode, "'slide'")
@@ -470,7 +448,7 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
             grid_sizes=None if sizes is None else torch.tensor(sizes, device=logits.device),
         )
 
-    def _slide(self, batch: ImageBatch) -> list[SlidImage]:
+    def _slide(self, batch: ImageBatch) -> list[ScoredImage]:
         sizes = batch.sizes or [batch.pixel_values.shape[-2:]] * batch.pixel_values.shape[0]
         images = [image[:, :height, :width] for image, (height, width) in zip(batch.pixel_values, sizes, strict=True)]
         return slide(lambda windows: self._forward_whole(stack_images(windows), False, True), images, self.config)

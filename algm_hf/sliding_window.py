@@ -13,10 +13,11 @@ from itertools import product
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .configuration_algm import AlgmConfig
 from .patch_grid import patch_grid
+from .segmentation_loss import upsample_logits
 
 
 # Scores of pixels in a band of rows: 2**26 float32 values are 256 MiB. Of less, most would be made twice.
@@ -76,8 +77,8 @@ class PixelScores:
             yield slice(first, stop), self.rows(first, stop)
 
 
-class SlidImage(NamedTuple):
-    """What windows give of an image: its scores, and `token_counts (num_layers,)` summed over its windows."""
+class ScoredImage(NamedTuple):
+    """What the model makes of an image: its scores, and `token_counts (num_layers,)` summed over its windows."""
 
     scores: PixelScores
     token_counts: Tensor
@@ -85,7 +86,7 @@ class SlidImage(NamedTuple):
 
 def slide(
     forward: Callable[[list[Tensor]], NamedTuple], images: Sequence[Tensor], config: AlgmConfig, mirrored: bool = False
-) -> list[SlidImage]:
+) -> list[ScoredImage]:
     """
     Images `(num_channels, height, width)` of any sizes in the windows of `config`, `window_batch_size` of them at a
     time, whichever images they are of. `forward` takes a list of windows to the model's output, token counts included.
@@ -107,7 +108,9 @@ def slide(
             grids[owner].append(logits[:, :rows, :columns].clone())
             counts[owner].append(tokens)
     return [
-        SlidImage(PixelScores(grid, image.shape[-2:], size, stride, patch_size, mirrored), torch.stack(tokens).sum(0))
+        ScoredImage(
+            PixelScores(grid, image.shape[-2:], size, stride, patch_size, mirrored), torch.stack(tokens).sum(0)
+        )
         for image, grid, tokens in zip(images, grids, counts, strict=True)
     ]
 
@@ -120,14 +123,10 @@ def window_starts(length: int, window_size: int, window_stride: int) -> list[int
 
 def _rows_of_pixels(grid: Tensor, begin: int, end: int, patch_size: int) -> Tensor:
     """Rows `begin..end - 1` of a grid `(n, rows, columns)` upsampled by `patch_size`, from the patches they need."""
-    if patch_size == 1:
-        return grid[:, begin:end].float()
     # One row of patches more on either side: where the grid is cut, interpolation would repeat its border.
     first, last = max(0, begin // patch_size - 1), min(grid.shape[1], (end - 1) // patch_size + 2)
-    part = grid[None, :, first:last].float()
-    size = (part.shape[2] * patch_size, part.shape[3] * patch_size)
-    pixels = nn.functional.interpolate(part, size=size, mode="bilinear", align_corners=False)[0]
-    return pixels[:, begin - first * patch_size : end - first * patch_size]
+    size = (end - first * patch_size, grid.shape[2] * patch_size)
+    return upsample_logits(grid[None, :, first:last].float(), size, patch_size)[0, :, begin - first * patch_size :]
 
 
-__all__ = ["PixelScores", "SlidImage", "slide", "window_starts"]
+__all__ = ["PixelScores", "ScoredImage", "slide", "window_starts"]

@@ -6,8 +6,7 @@ scales and mirror images, as the paper tests (ALGM, CVPR 2024, section 4.1; Segm
 
 An image is resized so that its shorter side is the processor's (times the scale), cut into windows, the logits of a
 pixel averaged over the windows that see it, resized to the original size, and with several scales the softmax of each
-averaged. What is kept of a window are its logits per *patch*; those of pixels are made from them where and when they
-are needed, some classes or some rows at a time, so that `(num_labels, height, width)` never exists at once.
+averaged; a part at a time, so that `(num_labels, height, width)` never exists at once (see `sliding_window.py`).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from ..patch_grid import patch_grid
 from ..refusals import require
 from ..runs.models import config_settings, unwrapped
 from ..runs.timing import synchronize
-from ..sliding_window import PixelScores, slide
+from ..sliding_window import PixelScores, ScoredImage, slide
 from ..token_packs import full_lengths
 from .pixel_scores import best_averaged_classes, best_classes
 
@@ -60,15 +59,6 @@ class SegmentedImage:
     seconds: float = 0.0
 
 
-@dataclass
-class _View:
-    """What one scale, mirrored or not, gives of one image: its scores, tokens after each layer and without merging."""
-
-    scores: PixelScores
-    token_counts: list[int]
-    tokens_unmerged: int
-
-
 class SegmentationPredictor:
     """
     Segments images of any sizes; every image gets what it gets alone.
@@ -86,15 +76,10 @@ class SegmentationPredictor:
     its own pixels, and with several scales a few bands of `MAX_BAND_ELEMENTS` scores (16 MiB each).
 
     Args:
-        model ([`AlgmForSemanticSegmentation`]): On any device, possibly wrapped by accelerate; in evaluation mode
-            when it is used.
-        processor ([`AlgmImageProcessor`]): The model's processor.
-        scales (`Sequence[float]`, *optional*, defaults to `(1.0,)`): Factors, above 0, of the processor's size;
-            [`PAPER_SCALES`] are the paper's.
-        flip (`bool`, *optional*, defaults to `False`): Whether to average with the mirror image.
-
-    Raises:
-        `ValueError`: If there is no scale or one is not positive.
+        model ([`AlgmForSemanticSegmentation`]): on any device, possibly wrapped by accelerate; in evaluation mode.
+        processor ([`AlgmImageProcessor`]): the model's processor.
+        scales (`Sequence[float]`): factors, above 0, of the processor's size; [`PAPER_SCALES`] are the paper's.
+        flip (`bool`): whether to average with the mirror image.
     """
 
     def __init__(self, model: nn.Module, processor, scales: Sequence[float] = (1.0,), flip: bool = False):
@@ -115,16 +100,7 @@ class SegmentationPredictor:
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image]) -> list[SegmentedImage]:
-        """
-        Args:
-            images (`Sequence[Image.Image]`): At least one image, of any sizes.
-
-        Returns:
-            `list[SegmentedImage]`: One per image, in their order.
-
-        Raises:
-            `ValueError`: If the model is not in evaluation mode.
-        """
+        """What the model makes of each image, in their order; images may have any sizes."""
         require(not self.model.training, "training", True, "a model in evaluation mode (model.eval())")
         if self.scales == (1.0,) and not self.flip and self.config.inference_mode == "whole":
             return self._whole(list(images))
@@ -156,7 +132,7 @@ class SegmentationPredictor:
 
     def _views_of(self, images: list[Image.Image]) -> list[SegmentedImage]:
         """Windows, or several scales: label maps from the patch logits of all of them."""
-        views: list[list[_View]] = [[] for _ in images]
+        views: list[list[ScoredImage]] = [[] for _ in images]
         input_sizes: list[tuple[int, int]] = []
         seconds = 0.0
         for scale in self.scales:
@@ -172,14 +148,14 @@ class SegmentationPredictor:
             for image, found, size in zip(images, views, input_sizes, strict=True)
         ]
 
-    def _segmented(self, image: Image.Image, views: list[_View], input_size, seconds: float) -> SegmentedImage:
+    def _segmented(self, image: Image.Image, views: list[ScoredImage], input_size, seconds: float) -> SegmentedImage:
         start, target = self._clock(), (image.height, image.width)
         scores = [view.scores for view in views]
-        finite = all(bool(torch.isfinite(grid).all()) for view in scores for grid in view.grids)
-        require(finite, "logits", "NaN or infinite", "finite scores")
+        grids = [grid for view in scores for grid in view.grids]
+        require(all(bool(torch.isfinite(grid).all()) for grid in grids), "logits", "NaN or infinite", "finite scores")
         label_map = best_classes(scores[0], target) if len(scores) == 1 else best_averaged_classes(scores, target)
-        counts = [sum(layer) for layer in zip(*(view.token_counts for view in views), strict=True)]
-        unmerged = sum(view.tokens_unmerged for view in views)
+        counts = sum(view.token_counts for view in views).tolist()
+        unmerged = self._num_tokens([grid.shape[-2:] for grid in grids])
         label_map = label_map.cpu().numpy()
         seconds += self._clock() - start
         grid = patch_grid(input_size, self.config.patch_size)
@@ -201,17 +177,14 @@ class SegmentationPredictor:
             ]
         return [torch.as_tensor(pixels) for pixels in found]
 
-    def _forward(self, pixels: list[Tensor], mirrored: bool) -> list[_View]:
+    def _forward(self, pixels: list[Tensor], mirrored: bool) -> list[ScoredImage]:
         pixels = [image.to(self.device, unwrapped(self.model).dtype) for image in pixels]
         pixels = [image.flip(-1) for image in pixels] if mirrored else pixels
         if self.config.inference_mode == "slide":
-            return [
-                _View(scores, counts.tolist(), self._num_tokens([grid.shape[-2:] for grid in scores.grids]))
-                for scores, counts in slide(self._forward_windows, pixels, self.config, mirrored)
-            ]
+            return slide(self._forward_windows, pixels, self.config, mirrored)
         outputs = self.model(pixels if len(pixels) > 1 else pixels[0][None], output_token_merging=True)
         views = []
-        for logits, counts, image in zip(outputs.logits, outputs.token_counts.tolist(), pixels, strict=True):
+        for logits, counts, image in zip(outputs.logits, outputs.token_counts, pixels, strict=True):
             size = tuple(image.shape[-2:])
             patch = self.config.patch_size
             rows, columns = patch_grid(size, patch)
@@ -219,7 +192,7 @@ class SegmentationPredictor:
                 # Without padding to cut off the processor resizes from the patches in one step; so is it done here.
                 size, patch = (rows, columns), 1
             scores = PixelScores([logits[:, :rows, :columns]], size, max(size), max(size), patch, mirrored)
-            views.append(_View(scores, counts, self._num_tokens([(rows, columns)])))
+            views.append(ScoredImage(scores, counts))
         return views
 
     def _forward_windows(self, windows: list[Tensor]):
@@ -236,16 +209,7 @@ class SegmentationPredictor:
 
 
 def segment_images(model, processor, images: Sequence[Image.Image]) -> list[SegmentedImage]:
-    """Segments images, of any sizes, in one batch, at a single scale; see [`SegmentationPredictor`].
-
-    Args:
-        model ([`AlgmForSemanticSegmentation`]): In evaluation mode, on any device.
-        processor ([`AlgmImageProcessor`]): The model's processor.
-        images (`Sequence[Image.Image]`): At least one image.
-
-    Returns:
-        `list[SegmentedImage]`: One per image, in their order.
-    """
+    """Segments images of any sizes in one batch, at a single scale; see [`SegmentationPredictor`]."""
     return SegmentationPredictor(model, processor)(images)
 
 

@@ -60,7 +60,8 @@ def main(folder: str, cases_path: str, images_path: str, decoder: str, output_pa
     encoder = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
     processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
     assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
-    upsample_logits = sys.modules[type(model).__module__].upsample_logits
+    package = type(model).__module__.rpartition(".")[0]
+    upsample_logits = sys.modules[f"{package}.segmentation_loss"].upsample_logits
 
     with open(cases_path) as file:
         cases = json.load(file)["cases"][decoder]

@@ -348,7 +348,7 @@ def test_fifty_images_of_different_token_counts_compile_nothing_anew(backend):
     with torch.no_grad():
         for batch_size in (1, 2, 3, 1):  # one image, images alike, images apart
             model(blocky_images(batch_size, 64, 64))
-    alone = token_counts_of(model, (blocky_images(50, 64, 96)[i : i + 1] for i in range(50)))
+    alone = token_counts_of(model, blocky_images(50, 64, 96).split(1))
     assert len(set(alone)) >= 15
     mixed = blocky_images(12, 80, 64, seed=1)
     token_counts_of(model, (mixed[:3], mixed[3:7], mixed[7:]))  # other batch sizes and another shape

@@ -18,7 +18,6 @@ from places import HELPERS, PARITY
 from safetensors.torch import load_file
 
 from algm_hf.conversion.segmenter_release import convert_segmenter_checkpoint
-from algm_hf.segmentation_loss import upsample_logits
 
 
 CHILD = HELPERS / "parity_child.py"
@@ -100,33 +99,3 @@ def test_fixtures_hold_seven_cases_per_decoder_and_masks_in_two():
 def test_reloaded_processor_gives_the_pixel_values_of_the_reference(results):
     images = load_file(PARITY / "images.safetensors")["square_128"]
     torch.testing.assert_close(results["processor.pixel_values"], images / 127.5 - 1, atol=1e-6, rtol=0)
-
-
-def average_of_windows(model, pixel_values: torch.Tensor, size: int, starts: list[int]) -> torch.Tensor:
-    """Whole-image calls on square crops of all images at all pairs of `starts`, averaged per pixel."""
-    batch_size, _, height, width = pixel_values.shape
-    total = torch.zeros(batch_size, model.config.num_labels, height, width)
-    covers = torch.zeros(height, width)
-    for top in starts:
-        for left in starts:
-            crop = pixel_values[:, :, top : top + size, left : left + size]
-            logits = upsample_logits(model(crop).logits, (size, size), model.config.patch_size)
-            total[:, :, top : top + size, left : left + size] += logits
-            covers[top : top + size, left : left + size] += 1
-    return total / covers
-
-
-@pytest.mark.parametrize(
-    ("stride", "starts"),
-    [pytest.param(128, [0, 128], id="side-by-side"), pytest.param(96, [0, 96, 128], id="overlapping-last-one-flush")],
-)
-@torch.no_grad()
-def test_slide_mode_averages_the_windows_of_each_image(decoder, stride, starts):
-    model, _ = convert_segmenter_checkpoint(PARITY / decoder)
-    pixel_values = load_file(PARITY / "images.safetensors")["square_256"][:2] / 127.5 - 1
-    expected = average_of_windows(model, pixel_values, 128, starts)
-
-    model.config.inference_mode = "slide"
-    model.config.window_stride = stride
-    model.config.window_batch_size = 3  # windows of both images share a pack
-    torch.testing.assert_close(model(pixel_values).logits, expected, atol=1e-5, rtol=0)
