@@ -167,7 +167,7 @@ def test_resuming_within_an_epoch_and_between_two_gives_the_same_weights(name, d
         checkpoint = str(part / f"checkpoint-{step}")
         train(name, [*arguments(data, part, **settings), "--resume_from_checkpoint", checkpoint])
         assert are_equal(weights(tmp_path / "whole"), weights(part)), step
-    with pytest.raises(SystemExit, match="part1 holds the later checkpoint-2, .*expected another folder"):
+    with pytest.raises(SystemExit, match="output_dir=.*part1.*checkpoint-2"):
         checkpoint = str(tmp_path / "part1" / "checkpoint-1")
         train(name, [*arguments(data, tmp_path / "part1", **settings), "--resume_from_checkpoint", checkpoint])
 
@@ -228,7 +228,7 @@ def test_a_sharded_model_learns_as_a_whole_one(tmp_path):
 def test_fsdp_on_cpus_is_refused_in_one_line(data, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     for name in SCRIPTS:
-        with pytest.raises(SystemExit, match="error: --use_fsdp .* accelerate does not shard models on CPUs"):
+        with pytest.raises(SystemExit, match="error: use_fsdp=True"):
             train(name, arguments(data, tmp_path / name))
 
 
@@ -264,7 +264,7 @@ REFUSALS = {
     "wrong optimizer": ({"optim": "best"}, "best"),
     "class weights": ({"config_overrides": "class_weights=[1, 2]"}, r"class_weights=\[1, 2\]: expected one for each"),
     "crop": ({"crop_size": 0}, r"crop_size=\(0, 0\)"),
-    "no checkpoint": ({"resume_from_checkpoint": "last"}, "holds no complete checkpoint"),
+    "no checkpoint": ({"resume_from_checkpoint": "last"}, "resume_from_checkpoint='last'"),
     "no data": ({"data_dir": "/no/such/folder"}, "/no/such/folder"),
     "layer decay": ({"layer_decay": 2.0}, "layer_decay=2.0"),
     "decoder": ({"config_overrides": "decoder_type=upernet"}, "decoder_type='upernet'"),
@@ -293,7 +293,7 @@ def test_the_plain_loop_refuses_what_it_would_ignore(data, tmp_path):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_an_output_folder_with_checkpoints_is_not_mixed_with_a_new_training(name, finished, data):
-    with pytest.raises(SystemExit, match="already holds checkpoint-.*--resume_from_checkpoint last"):
+    with pytest.raises(SystemExit, match="output_dir=.*checkpoint-.*--resume_from_checkpoint last"):
         train(name, arguments(data, finished[name]))
 
 
