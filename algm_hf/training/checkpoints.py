@@ -64,8 +64,8 @@ def checkpoint_to_resume(requested: str | None, output_dir: str | Path, num_proc
     complete, unfinished = checkpoints(output_dir)
     choice = (requested or "false").lower()
     if choice == "false":
-        found = [path.name for path in (*complete, *unfinished)][-1:]
-        expected = f"a folder without checkpoints ({found}), or --resume_from_checkpoint last to go on"
+        found = "".join([path.name for path in (*complete, *unfinished)][-1:])
+        expected = f"a folder without {found}, or --resume_from_checkpoint last to go on"
         require(not found, "output_dir", str(output_dir), expected)
         return None
     if choice in ("last", "true", "auto"):

@@ -167,18 +167,18 @@ def test_windows_and_the_papers_scales_are_those_of_the_command_line(workplace, 
     assert results["model"]["image_size"] == {"shortest_edge": 32}
 
 
-def test_two_processes_give_the_numbers_of_one(workplace, tmp_path):
+def test_two_processes_give_the_numbers_of_one(workplace, tmp_path, monkeypatch):
     """Five images in batches of two: the processes have three images and two."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = str(found.getsockname()[1])
     arguments = ["--batch_size", "2", "--error_images", "2"]
-    results = {}
-    for name, launch in (("one", [sys.executable]), ("two", [*LAUNCH, port])):
-        call = [*launch, str(SCRIPT), *command(workplace, tmp_path / name, *arguments)]
-        done = subprocess.run(call, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
-        results[name] = json.loads((tmp_path / name / "results.json").read_text())
+    results = {"one": run_here(monkeypatch, workplace, tmp_path / "one", *arguments)}
+    call = [*LAUNCH, port, str(SCRIPT), *command(workplace, tmp_path / "two", *arguments)]
+    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results["two"] = json.loads((tmp_path / "two" / "results.json").read_text())
     assert results["two"]["environment"]["processes"] == 2
     for one, two in zip(results["one"]["settings"], results["two"]["settings"], strict=True):
         assert one["num_images"] == 5
