@@ -12,7 +12,7 @@ checkpoint says, or as --inference_mode, --window_size and --window_stride do; t
 
 The output folder receives results.json (everything, with the command), results.md (the tables that are printed),
 curve.csv and curve.png (speed and quality of the settings), predictions/ with --save_predictions and errors/ with
---error_pictures. They are written again after every setting: Ctrl-C loses the one that was running. The exit code is
+--error_images. They are written again after every setting: Ctrl-C loses the one that was running. The exit code is
 1 after an error, 130 after Ctrl-C.
 """
 

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..refusals import require, require_integer
+
 
 # What `evaluate.load` takes for the metric that this package ships.
 MEAN_IOU_PATH = str(Path(__file__).resolve().parent / "mean_iou")
@@ -42,11 +44,12 @@ def as_label_tensor(name: str, values: Any) -> Tensor:
         try:
             values = np.asarray(values)
         except ValueError as error:
-            raise ValueError(f"{name} is no regular array of integers: {error}.") from error
+            raise ValueError(
+                f"{name}={type(values).__name__}: expected a regular array of integers ({error})"
+            ) from error
         kind = values.dtype.kind
         kind = "i" if values.size == 0 and kind == "f" else kind  # an empty list has no type of its own
-    if kind not in "iub":
-        raise ValueError(f"{name} is of type {values.dtype}, expected integers.")
+    require(kind in "iub", name, values.dtype, "integers")
     # int64 on the numpy side: torch does not take every unsigned type.
     return values.long() if isinstance(values, Tensor) else torch.from_numpy(values.astype(np.int64))
 
@@ -70,10 +73,8 @@ def image_confusion(label_map: Any, annotation: Any, num_labels: int, ignore_ind
     """
     prediction = as_label_tensor("prediction", label_map)
     reference = as_label_tensor("reference", annotation).to(prediction.device)
-    if prediction.shape != reference.shape:
-        raise ValueError(
-            f"prediction has shape {tuple(prediction.shape)}, expected the reference's {tuple(reference.shape)}."
-        )
+    shape = tuple(prediction.shape)
+    require(shape == tuple(reference.shape), "prediction", shape, f"the reference's shape {tuple(reference.shape)}")
     counted = reference != ignore_index
     true_class, predicted_class = reference[counted], prediction[counted]
     for name, values in (("prediction", predicted_class), ("reference", true_class)):
@@ -97,12 +98,9 @@ def check_classes(name: str, values: Tensor, num_labels: int, ignore_index: int 
     if not values.numel():
         return
     lowest, highest = (int(value) for value in torch.aminmax(values))
-    if lowest < 0 or highest >= num_labels:
-        also = "" if ignore_index is None else f" or the ignore_index {ignore_index}"
-        raise ValueError(
-            f"{name} holds the value {lowest if lowest < 0 else highest}, expected 0 to {num_labels - 1} (num_labels "
-            f"is {num_labels}){also}."
-        )
+    also = "" if ignore_index is None else f" or the ignore_index {ignore_index}"
+    expected = f"values from 0 to {num_labels - 1} (num_labels={num_labels}){also}"
+    require(0 <= lowest and highest < num_labels, name, lowest if lowest < 0 else highest, expected)
 
 
 class SegmentationConfusion:
@@ -119,8 +117,7 @@ class SegmentationConfusion:
     """
 
     def __init__(self, num_labels: int, ignore_index: int = 255, device: str | torch.device = "cpu"):
-        if num_labels < 1:
-            raise ValueError(f"num_labels is {num_labels}, expected at least 1.")
+        require_integer("num_labels", num_labels, 1)
         self.num_labels = num_labels
         self.ignore_index = ignore_index
         self.matrix = torch.zeros(num_labels, num_labels, dtype=torch.int64, device=device)
@@ -190,17 +187,15 @@ def load_metric(name_or_path: str | None = None):
     """
     import evaluate  # seconds to import, and needed here only
 
-    if not hasattr(evaluate, "load"):
-        raise ValueError(
-            f"{evaluate.__file__} hides the library evaluate, expected its folder not to be on Python's path."
-        )
+    hidden = not hasattr(evaluate, "load")
+    require(not hidden, "evaluate", evaluate.__file__, "the library of this name, which another folder hides")
     try:
         return evaluate.load(MEAN_IOU_PATH if name_or_path is None else name_or_path)
     except (OSError, ImportError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"the metric {name_or_path!r} cannot be loaded ({reason}), expected a name that the Hub or its cache "
-            f"knows, or a path; without a name the metric in {MEAN_IOU_PATH} is used."
+            f"metric={name_or_path!r}: expected a name that the Hub or its cache knows, or a path such as "
+            f"{MEAN_IOU_PATH} ({reason})"
         ) from error
 
 

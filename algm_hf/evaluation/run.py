@@ -22,6 +22,7 @@ from ..data.classes import IGNORE_INDEX
 from ..data.loading import SegmentationData, load_segmentation_data
 from ..inference.palettes import make_palette
 from ..inference.predictor import SegmentationPredictor
+from ..refusals import require, require_choice, require_integer, require_number
 from ..runs.command_line import redacted
 from ..runs.models import config_settings
 from ..runs.provenance import describe_environment
@@ -84,7 +85,7 @@ class EvaluationArguments:
     save_predictions: bool = field(
         default=False, metadata={"help": "Write every label map as PNG in the colours of the classes."}
     )
-    error_pictures: int = field(
+    error_images: int = field(
         default=0, metadata={"help": "Draw image, truth, prediction and errors of so many of the worst images."}
     )
     plot: bool = field(default=True, metadata={"help": "Draw the curve of several settings, if matplotlib is there."})
@@ -94,20 +95,16 @@ class EvaluationArguments:
     )
 
     def __post_init__(self):
-        least = {"batch_size": 1, "num_workers": 0, "error_pictures": 0, "image_size": 1}
-        for name, lowest in least.items():
-            value = getattr(self, name)
-            if value is not None and value < lowest:
-                raise ValueError(f"--{name} is {value}, expected at least {lowest}.")
-        if self.dtype not in ("float32", "float16", "bfloat16"):
-            raise ValueError(f"--dtype is {self.dtype!r}, expected float32, float16 or bfloat16.")
-        if not set(self.merging) <= {"on", "off"}:
-            raise ValueError(f"--merging is {self.merging}, expected on, off or both.")
+        for name, lowest in {"batch_size": 1, "num_workers": 0, "error_images": 0, "image_size": 1}.items():
+            if getattr(self, name) is not None:
+                require_integer(name, getattr(self, name), lowest)
+        require_choice("dtype", self.dtype, ("float32", "float16", "bfloat16"))
+        for choice in self.merging:
+            require_choice("merging", choice, ("on", "off"))
         for threshold in self.merge_thresholds:
-            if not -1 <= threshold <= 1:
-                raise ValueError(f"--merge_thresholds holds {threshold}, expected -1 to 1.")
-        if self.merge_thresholds and self.merging == ["off"]:
-            raise ValueError("--merge_thresholds is given with --merging off, expected on among the values.")
+            require_number("merge_thresholds", threshold, -1, 1)
+        unused = self.merge_thresholds and self.merging == ["off"]
+        require(not unused, "merging", self.merging, "on among the values, with merge_thresholds")
 
 
 def merge_settings(arguments: EvaluationArguments, config) -> dict[str, dict]:
@@ -144,18 +141,13 @@ def check_same_classes(id2label: Mapping[int, str], model_labels: Mapping[int, s
     Raises:
         `ValueError`: If there are more or fewer of them, or one that both know has another place.
     """
-    if len(id2label) != len(model_labels):
-        raise ValueError(
-            f"the data set has {len(id2label)} classes and the model {len(model_labels)}, expected equal."
-        )
-    theirs, ours = dict(id2label), {int(index): name for index, name in model_labels.items()}
-    for index, name in theirs.items():
+    count = len(model_labels)
+    require(len(id2label) == count, "classes of the data set", len(id2label), f"as many as the model has, {count}")
+    ours = {int(index): name for index, name in model_labels.items()}
+    for index, name in id2label.items():
         places = [place for place, other in ours.items() if other == name]
-        if places and index not in places:
-            raise ValueError(
-                f"class {index} is {name!r} in the data set and {ours[index]!r} in the model, whose class {places[0]} "
-                f"is {name!r}: expected the same order of classes."
-            )
+        expected = f"{ours[index]!r} as in the model, whose class {places[:1]} is {name!r}"
+        require(not places or index in places, f"class {index} of the data set", name, expected)
 
 
 class EvaluationRun:
@@ -175,11 +167,10 @@ class EvaluationRun:
     """
 
     def __init__(self, arguments: EvaluationArguments, data_arguments: DataArguments, accelerator):
-        if arguments.metric is not None and accelerator.num_processes > 1:
-            raise ValueError(
-                f"--metric {arguments.metric} with {accelerator.num_processes} processes: expected one process, or no "
-                "--metric (the built-in scores are summed over the processes)."
-            )
+        is_one = arguments.metric is None or accelerator.num_processes == 1
+        require(
+            is_one, "metric", arguments.metric, "None in several processes, over which the built-in scores are summed"
+        )
         self.arguments, self.accelerator = arguments, accelerator
         self.metric = None if arguments.metric is None else load_metric(arguments.metric)
         self.model, processor = load_segmenter(arguments, accelerator.device)
@@ -220,7 +211,7 @@ class EvaluationRun:
 
     def _evaluate(self, name: str) -> dict:
         arguments = self.arguments
-        worst = WorstImages(arguments.error_pictures)
+        worst = WorstImages(arguments.error_images)
         running = SegmentationConfusion(self.model.config.num_labels, IGNORE_INDEX)
         total = None
         if hasattr(self.data.evaluation, "__len__"):
@@ -256,7 +247,7 @@ class EvaluationRun:
             if self.arguments.save_predictions:
                 save_prediction(image, predictions, self.data.id2label, self.palette)
             if self.metric is not None:
-                # Arrays: the features of evaluate's metrics take no pictures.
+                # Arrays: the features of evaluate's metrics take no images.
                 self.metric.add(prediction=image.result.label_map, reference=np.asarray(image.row["annotation"]))
 
         return on_image

@@ -85,7 +85,7 @@ def evaluate_predictor(
 
     Args:
         predictor ([`SegmentationPredictor`])
-        rows (`Iterable[Mapping]`): Each with `image` (picture) and `annotation` (label map of the same size, its
+        rows (`Iterable[Mapping]`): Each with `image` and `annotation` (label map of the same size, its
             values final: nothing is reduced here). With a length and an index (a list, a `datasets.Dataset`) each
             process decodes its own rows only.
         batch_size (`int`, *optional*, defaults to 8): Images per forward pass, at least 1.

@@ -10,6 +10,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..refusals import require
+
 
 STATE_NAME = "trainer_state.json"  # the last file of a checkpoint to be written
 
@@ -62,28 +64,20 @@ def checkpoint_to_resume(requested: str | None, output_dir: str | Path, num_proc
     complete, unfinished = checkpoints(output_dir)
     choice = (requested or "false").lower()
     if choice == "false":
-        if complete or unfinished:
-            raise ValueError(
-                f"--output_dir {output_dir} already holds {(complete + unfinished)[-1].name}, expected a folder "
-                "without checkpoints; go on with that training with --resume_from_checkpoint last."
-            )
+        found = "".join([path.name for path in (*complete, *unfinished)][-1:])
+        expected = f"a folder without {found}, or --resume_from_checkpoint last to go on"
+        require(not found, "output_dir", str(output_dir), expected)
         return None
     if choice in ("last", "true", "auto"):
-        if not complete and choice != "auto":
-            raise ValueError(
-                f"--resume_from_checkpoint {requested}: {output_dir} holds no complete checkpoint, expected at least "
-                "one (auto begins anew where there is none)."
-            )
+        expected = f"a complete checkpoint in {output_dir} (auto begins anew where there is none)"
+        require(complete or choice == "auto", "resume_from_checkpoint", requested, expected)
         return str(_last_of(complete, num_processes)) if complete else None
     folder = Path(requested)
-    if folder not in checkpoints(folder.parent)[0]:
-        raise ValueError(f"--resume_from_checkpoint {requested} is no complete checkpoint, expected such a folder.")
+    is_complete = folder in checkpoints(folder.parent)[0]
+    require(is_complete, "resume_from_checkpoint", requested, "the folder of a complete checkpoint")
     later = [path.name for path in complete if _step_of(path) > _step_of(folder)]
-    if later:
-        raise ValueError(
-            f"--resume_from_checkpoint {requested}: --output_dir {output_dir} holds the later {', '.join(later)}, "
-            "expected another folder, or one from which they were removed."
-        )
+    expected = f"a folder without the later {', '.join(later)} than {requested}"
+    require(not later, "output_dir", str(output_dir), expected)
     _last_of([folder], num_processes)  # refuses those of other numbers of processes
     return requested
 
@@ -91,11 +85,10 @@ def checkpoint_to_resume(requested: str | None, output_dir: str | Path, num_proc
 def _last_of(complete: Sequence[Path], num_processes: int) -> Path:
     """The last checkpoint that as many processes have saved; one in which some are missing was left unfinished."""
     fitting = [folder for folder in complete if _saved_processes(folder) == num_processes]
-    if not fitting:
-        raise ValueError(
-            f"{complete[-1]} was saved by {_saved_processes(complete[-1])} processes and this training has "
-            f"{num_processes}, expected as many; another number can only begin a new training (--init_from)."
-        )
+    expected = (
+        f"a checkpoint of the {num_processes} processes of this training; others only begin a new one (init_from)"
+    )
+    require(fitting, complete[-1], f"saved by {_saved_processes(complete[-1])}", expected)
     return fitting[-1]
 
 

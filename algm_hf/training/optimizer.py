@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments, get_scheduler
 
+from ..refusals import require
 from ..runs.compat import sgd_settings
 
 
@@ -81,8 +82,8 @@ def build_optimizer(model: nn.Module, num_layers: int, arguments: TrainingArgume
     kind, settings = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
     if arguments.optim == "sgd":
         settings |= sgd_settings(arguments.optim_args)
-    if not isinstance(kind, type) or any(name in settings for name in OWN_PARAMETERS):
-        raise ValueError(f"--optim is {arguments.optim}, expected one that takes groups of parameters, such as sgd.")
+    takes_groups = isinstance(kind, type) and not any(name in settings for name in OWN_PARAMETERS)
+    require(takes_groups, "optim", arguments.optim, "an optimizer that takes groups of parameters, such as sgd")
     decay = getattr(arguments, "layer_decay", None)
     groups = parameter_groups(model, num_layers, arguments.learning_rate, arguments.weight_decay, decay)
     return kind(groups, **settings)
@@ -104,7 +105,9 @@ def check_optimization(arguments: TrainingArguments) -> None:
             scheduler_specific_kwargs=dict(arguments.lr_scheduler_kwargs or {}),
         )
     except (TypeError, ValueError, ImportError) as error:
-        raise ValueError(f"--optim {arguments.optim} or --lr_scheduler_type does not fit: {error}") from error
+        raise ValueError(
+            f"optim={arguments.optim!r}: expected an optimizer and an lr_scheduler_type that can be built ({error})"
+        ) from error
 
 
 __all__ = ["build_optimizer", "check_optimization", "layer_number", "parameter_groups", "plain_name"]

@@ -15,6 +15,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 
 from ..configuration_algm import AlgmConfig
 from ..modeling_algm import AlgmForSemanticSegmentation
+from ..refusals import require
 from ..runs.models import unwrapped
 
 
@@ -51,16 +52,12 @@ def is_sharded(accelerator) -> bool:
         `ValueError`: If FSDP was asked for where accelerate does not shard, or would save nothing that loads alone.
     """
     sharded = accelerator.distributed_type == DistributedType.FSDP
-    if not sharded and os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
-        raise ValueError(
-            f"--use_fsdp with processes of the kind {accelerator.distributed_type.value}, expected accelerators: "
-            "accelerate does not shard models on CPUs."
-        )
-    if sharded and "FULL_STATE_DICT" not in str(accelerator.state.fsdp_plugin.state_dict_type):
-        kind = accelerator.state.fsdp_plugin.state_dict_type
-        raise ValueError(
-            f"--fsdp_state_dict_type is {kind}, expected FULL_STATE_DICT, so that checkpoints load alone."
-        )
+    is_asked_for = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    require(sharded or not is_asked_for, "use_fsdp", True, "accelerators: accelerate does not shard models on CPUs")
+    if sharded:
+        kind = str(accelerator.state.fsdp_plugin.state_dict_type)
+        loads_alone = "FULL_STATE_DICT" in kind
+        require(loads_alone, "fsdp_state_dict_type", kind, "FULL_STATE_DICT, so that checkpoints load alone")
     return sharded
 
 

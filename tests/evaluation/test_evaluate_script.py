@@ -99,7 +99,7 @@ def segmenter(workplace):
 
 
 def test_settings_are_scored_drawn_and_written(workplace, tmp_path, monkeypatch, capsys):
-    arguments = ["--merging", "on", "off", "--merge_thresholds", "0.3", "0.9", "--error_pictures", "2"]
+    arguments = ["--merging", "on", "off", "--merge_thresholds", "0.3", "0.9", "--error_images", "2"]
     arguments += ["--save_predictions", "--metric", MEAN_IOU_PATH, "--batch_size", "2"]
     results = run_here(monkeypatch, workplace, tmp_path, *arguments)
     assert [setting["name"] for setting in results["settings"]] == ["off", "tau 0.3", "tau 0.9"]
@@ -133,7 +133,7 @@ def test_settings_are_scored_drawn_and_written(workplace, tmp_path, monkeypatch,
 
 
 def test_pictures_show_the_predictions_and_the_worst_images(workplace, tmp_path, monkeypatch):
-    run_here(monkeypatch, workplace, tmp_path, "--error_pictures", "2", "--save_predictions")
+    run_here(monkeypatch, workplace, tmp_path, "--error_images", "2", "--save_predictions")
     model, processor = segmenter(workplace)
     shares = {}
     for index, row in enumerate(rows(workplace)):
@@ -167,18 +167,18 @@ def test_windows_and_the_papers_scales_are_those_of_the_command_line(workplace, 
     assert results["model"]["image_size"] == {"shortest_edge": 32}
 
 
-def test_two_processes_give_the_numbers_of_one(workplace, tmp_path):
+def test_two_processes_give_the_numbers_of_one(workplace, tmp_path, monkeypatch):
     """Five images in batches of two: the processes have three images and two."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = str(found.getsockname()[1])
-    arguments = ["--batch_size", "2", "--error_pictures", "2"]
-    results = {}
-    for name, launch in (("one", [sys.executable]), ("two", [*LAUNCH, port])):
-        call = [*launch, str(SCRIPT), *command(workplace, tmp_path / name, *arguments)]
-        done = subprocess.run(call, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
-        results[name] = json.loads((tmp_path / name / "results.json").read_text())
+    arguments = ["--batch_size", "2", "--error_images", "2"]
+    results = {"one": run_here(monkeypatch, workplace, tmp_path / "one", *arguments)}
+    call = [*LAUNCH, port, str(SCRIPT), *command(workplace, tmp_path / "two", *arguments)]
+    environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results["two"] = json.loads((tmp_path / "two" / "results.json").read_text())
     assert results["two"]["environment"]["processes"] == 2
     for one, two in zip(results["one"]["settings"], results["two"]["settings"], strict=True):
         assert one["num_images"] == 5
@@ -212,7 +212,7 @@ def test_ctrl_c_keeps_the_settings_that_are_done(workplace, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--metric", "mean_iou"], r"error: the metric 'mean_iou' cannot be loaded \("),
+        (["--metric", "mean_iou"], "error: metric='mean_iou': expected"),
         (["--model", "no/such_model"], "error: .*no/such_model"),
         (["--output_dir", __file__], "error: .*test_evaluate_script.py"),
     ],
@@ -254,13 +254,13 @@ def test_a_metric_of_lists_gets_lists(workplace, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"batch_size": 0}, "--batch_size is 0, expected at least 1"),
-        ({"image_size": 0}, "--image_size is 0, expected at least 1"),
-        ({"error_pictures": -1}, "--error_pictures is -1, expected at least 0"),
-        ({"dtype": "int8"}, "--dtype is 'int8', expected float32"),
-        ({"merging": ["yes"]}, r"--merging is \['yes'\], expected on, off or both"),
-        ({"merge_thresholds": [2.0]}, "--merge_thresholds holds 2.0, expected -1 to 1"),
-        ({"merge_thresholds": [0.5], "merging": ["off"]}, "--merge_thresholds is given with --merging off"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"image_size": 0}, "image_size=0"),
+        ({"error_images": -1}, "error_images=-1"),
+        ({"dtype": "int8"}, "dtype='int8'"),
+        ({"merging": ["yes"]}, "merging='yes'"),
+        ({"merge_thresholds": [2.0]}, "merge_thresholds=2.0"),
+        ({"merge_thresholds": [0.5], "merging": ["off"]}, r"merging=\['off'\]: .*merge_thresholds"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(settings, message):
@@ -272,7 +272,7 @@ def test_a_metric_in_several_processes_is_refused(workplace, tmp_path):
     from algm_hf.evaluation.run import EvaluationRun
 
     arguments = EvaluationArguments(model="model", output_dir="out", metric=MEAN_IOU_PATH)
-    with pytest.raises(ValueError, match="with 2 processes: expected one process"):
+    with pytest.raises(ValueError, match="metric=.*several processes"):
         EvaluationRun(arguments, None, SimpleNamespace(num_processes=2))
 
 
@@ -298,11 +298,11 @@ def test_settings_are_those_asked_for_or_the_checkpoints(merging, thresholds, us
 def test_a_data_set_of_other_classes_is_refused():
     check_same_classes({0: "sky", 1: "road"}, {0: "sky", 1: "road"})
     check_same_classes({0: "sky", 1: "road"}, {0: "LABEL_0", 1: "LABEL_1"})
-    with pytest.raises(ValueError, match="the data set has 1 classes and the model 2, expected equal"):
+    with pytest.raises(ValueError, match="classes of the data set=1: .* 2"):
         check_same_classes({0: "sky"}, {0: "sky", 1: "road"})
-    with pytest.raises(ValueError, match="class 0 is 'sky' in the data set and 'road' in the model"):
+    with pytest.raises(ValueError, match="class 0 of the data set='sky': expected 'road'"):
         check_same_classes({0: "sky", 1: "road"}, {0: "road", 1: "sky"})
-    with pytest.raises(ValueError, match="class 1 is 'road' in the data set .* whose class 0 is 'road'"):
+    with pytest.raises(ValueError, match=r"class 1 of the data set='road': .*class \[0\]"):
         check_same_classes({0: "sky", 1: "road"}, {0: "road", 1: "heaven"})
     check_same_classes({0: "sky", 1: "road"}, {0: "heaven", 1: "road"})
 

@@ -187,18 +187,18 @@ def test_a_perfect_prediction_of_reduced_labels_scores_one(metric):
 @pytest.mark.parametrize(
     "predictions, references, settings, message",
     [
-        ([[[0, 1]]], [[[0, 255]]], {"reduce_labels": True}, "255 means that these labels were reduced already"),
-        ([[[0, 1]]], [[[0, 7]]], {}, "references holds the value 7, expected 0 to 2 .* or the ignore_index 255"),
-        ([[[0, 5]]], [[[0, 1]]], {}, "predictions holds the value 5, expected 0 to 2"),
-        ([[[0, 1]]], [[[0, -1]]], {}, "references holds the value -1, expected 0 to 65535"),
-        ([[[0, 1]]], [[[0]]], {}, r"a map of shape \(1, 2\) and references one of \(1, 1\)"),
-        ([[0, 1]], [[0, 1]], {}, r"a map of shape \(2,\) .* expected the same \(height, width\)"),
-        ([[[0, 1]], [[0, 1]]], [[[0, 1]]], {}, "there are 2 predictions and 1 references"),
-        (None, [[[0, 1]]], {}, "there are None predictions and 1 references"),
-        ([[[0.5, 1]]], [[[0, 1]]], {}, "predictions is of type float64, expected integers"),
-        ([[[0, 1], [0]]], [[[0, 1], [1]]], {}, "predictions is no regular array of integers"),
-        (None, None, {}, "no label maps were added"),
-        ([[[0]]], [[[0]]], {"num_labels": 0}, "num_labels is 0"),
+        ([[[0, 1]]], [[[0, 255]]], {"reduce_labels": True}, "reduce_labels=True"),
+        ([[[0, 1]]], [[[0, 7]]], {}, "references=7: .* 0 to 2 .* or the ignore_index 255"),
+        ([[[0, 5]]], [[[0, 1]]], {}, "predictions=5: .* 0 to 2"),
+        ([[[0, 1]]], [[[0, -1]]], {}, "references=-1: .* 0 to 65535"),
+        ([[[0, 1]]], [[[0]]], {}, r"predictions=\(1, 2\): .*\(1, 1\)"),
+        ([[0, 1]], [[0, 1]], {}, r"predictions=\(2,\): expected \(height, width\)"),
+        ([[[0, 1]], [[0, 1]]], [[[0, 1]]], {}, "predictions=2: .*references, 1"),
+        (None, [[[0, 1]]], {}, "predictions=None: .*references, 1"),
+        ([[[0.5, 1]]], [[[0, 1]]], {}, "predictions=.*float64.*: expected integers"),
+        ([[[0, 1], [0]]], [[[0, 1], [1]]], {}, "predictions=list: expected a regular array"),
+        (None, None, {}, "predictions=None"),
+        ([[[0]]], [[[0]]], {"num_labels": 0}, "num_labels=0"),
     ],
 )
 def test_what_has_no_score_is_refused(metric, predictions, references, settings, message):
@@ -209,9 +209,9 @@ def test_what_has_no_score_is_refused(metric, predictions, references, settings,
 
 
 def test_unknown_inputs_and_several_processes_are_refused(metric):
-    with pytest.raises(ValueError, match=r"unknown inputs \['weights'\]"):
+    with pytest.raises(ValueError, match=r"inputs=\['weights'\]"):
         metric.add(prediction=[[0]], reference=[[0]], weights=1)
-    with pytest.raises(ValueError, match="num_process is 2, expected 1"):
+    with pytest.raises(ValueError, match="num_process=2"):
         evaluate.load(MEAN_IOU_PATH, num_process=2, process_id=0)
 
 
@@ -234,6 +234,6 @@ def test_a_metric_is_told_what_it_takes_and_no_more(metric, tmp_path):
 
 
 def test_a_metric_that_cannot_be_loaded_is_named_in_one_line():
-    with pytest.raises(ValueError, match=r"^the metric 'mean_iou' cannot be loaded \(.*\), expected") as error:
+    with pytest.raises(ValueError, match="^metric='mean_iou': expected") as error:
         load_metric("mean_iou")
     assert "\n" not in str(error.value)

@@ -68,11 +68,11 @@ def test_nothing_counted_gives_nan():
 
 def test_wrong_shapes_and_values_are_refused():
     confusion = SegmentationConfusion(4)
-    with pytest.raises(ValueError, match=r"prediction has shape \(2,\), expected the reference's \(3,\)"):
+    with pytest.raises(ValueError, match=r"prediction=\(2,\): .*\(3,\)"):
         confusion.update(np.zeros(2, int), np.zeros(3, int))
-    with pytest.raises(ValueError, match="prediction holds the value 4, expected 0 to 3"):
+    with pytest.raises(ValueError, match="prediction=4: .* 0 to 3"):
         confusion.update(np.array([4]), np.array([0]))
-    with pytest.raises(ValueError, match="reference holds the value -1, expected 0 to 3 .* or the ignore_index 255"):
+    with pytest.raises(ValueError, match="reference=-1: .* 0 to 3 .* or the ignore_index 255"):
         confusion.update(np.array([0]), np.array([-1]))
-    with pytest.raises(ValueError, match="num_labels is 0"):
+    with pytest.raises(ValueError, match="num_labels=0"):
         SegmentationConfusion(0)

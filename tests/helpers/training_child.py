@@ -1,7 +1,7 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a process of a training on several does: `NAME ARGUMENTS...` runs a script and compares the weights of all
-processes after it; `sharded FOLDER` trains a sharded model and, in the first process, the same model whole."""
+"""What a process of a training on two does: `DATA OUTPUT` runs both scripts and compares the weights of the processes
+after each; `sharded FOLDER` trains a sharded model and, in the first process, the same model whole."""
 
 import os
 import sys
@@ -13,29 +13,29 @@ import torch.distributed as dist
 from tiny_models import blocky_images, tiny_model
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from training_runs import train
+from training_runs import SCRIPTS, arguments, train
 
 from algm_hf import AlgmForSemanticSegmentation
 from algm_hf.training.optimizer import parameter_groups
 from algm_hf.training.sharding import bare_model, whole_model
 
 
-def run_script(name, tokens):
-    trained, wrap = [], DistributedDataParallel.__init__
-
-    def noting(self, module, *args, **kwargs):
-        trained.append(module)
-        wrap(self, module, *args, **kwargs)
-
+def run_scripts(data: Path, output: Path):
     destroy, dist.destroy_process_group = dist.destroy_process_group, lambda *group: None  # still needed here
-    with mock.patch.object(DistributedDataParallel, "__init__", noting):
-        train(name, tokens)
-    mine = torch.cat([parameter.detach().flatten() for parameter in trained[0].parameters()])
-    every = [torch.zeros_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(every, mine)
-    assert all(torch.equal(mine, other) for other in every)
-    if dist.get_rank() == 0:
-        sys.stdout.write(f"weights equal on {dist.get_world_size()} processes\n")
+    wrap = DistributedDataParallel.__init__
+    for name in SCRIPTS:
+        trained = []
+
+        def noting(self, module, *args, trained=trained, **kwargs):
+            trained.append(module)
+            wrap(self, module, *args, **kwargs)
+
+        with mock.patch.object(DistributedDataParallel, "__init__", noting):
+            train(name, arguments(data, output / name, per_device_train_batch_size=1, max_steps=2))
+        mine = torch.cat([parameter.detach().flatten() for parameter in trained[0].parameters()])
+        every = [torch.zeros_like(mine) for _ in range(dist.get_world_size())]
+        dist.all_gather(every, mine)
+        assert len(every) == 2 and all(torch.equal(mine, other) for other in every)
     dist.barrier()
     destroy()
     sys.stdout.flush()
@@ -79,4 +79,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "sharded":
         run_sharded(Path(sys.argv[2]))
     else:
-        run_script(sys.argv[1], sys.argv[2:])
+        run_scripts(Path(sys.argv[1]), Path(sys.argv[2]))

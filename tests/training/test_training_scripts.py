@@ -167,7 +167,7 @@ def test_resuming_within_an_epoch_and_between_two_gives_the_same_weights(name, d
         checkpoint = str(part / f"checkpoint-{step}")
         train(name, [*arguments(data, part, **settings), "--resume_from_checkpoint", checkpoint])
         assert are_equal(weights(tmp_path / "whole"), weights(part)), step
-    with pytest.raises(SystemExit, match="part1 holds the later checkpoint-2, .*expected another folder"):
+    with pytest.raises(SystemExit, match="output_dir=.*part1.*checkpoint-2"):
         checkpoint = str(tmp_path / "part1" / "checkpoint-1")
         train(name, [*arguments(data, tmp_path / "part1", **settings), "--resume_from_checkpoint", checkpoint])
 
@@ -190,25 +190,22 @@ def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(name, data, tmp_path):
     train(name, [*tokens, f"--max_steps={step + 1}", "--resume_from_checkpoint", "last"])
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_two_processes_hold_equal_weights_and_score_like_one(name, data, tmp_path):
+def test_two_processes_hold_equal_weights_and_score_like_one(data, tmp_path):
     """An odd number of images to evaluate; `accelerate launch` with gloo."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = str(found.getsockname()[1])
-    tokens = arguments(data, tmp_path / "out", per_device_train_batch_size=1, max_steps=2)
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", port]
-    command = [sys.executable, *launcher, str(HELPERS / "training_child.py"), name, *tokens]
+    command = [sys.executable, *launcher, str(HELPERS / "training_child.py"), str(data), str(tmp_path)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("weights equal on 2 processes") == 1
-    results = json.loads((tmp_path / "out" / "all_results.json").read_text())
-    scores = evaluated(tmp_path / "out", data)
-    assert scores["num_images"] % 2 == 1
-    assert results["eval_num_images"] == scores["num_images"]
-    assert results["eval_mean_iou"] == scores["mean_iou"]
-    assert results["eval_tokens_mean"] == scores["tokens_mean"]
+    for name in SCRIPTS:
+        results = json.loads((tmp_path / name / "all_results.json").read_text())
+        scores = evaluated(tmp_path / name, data)
+        assert scores["num_images"] % 2 == 1
+        for key in ("num_images", "mean_iou", "tokens_mean"):
+            assert results[f"eval_{key}"] == scores[key]
 
 
 def test_a_sharded_model_learns_as_a_whole_one(tmp_path):
@@ -228,7 +225,7 @@ def test_a_sharded_model_learns_as_a_whole_one(tmp_path):
 def test_fsdp_on_cpus_is_refused_in_one_line(data, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     for name in SCRIPTS:
-        with pytest.raises(SystemExit, match="error: --use_fsdp .* accelerate does not shard models on CPUs"):
+        with pytest.raises(SystemExit, match="error: use_fsdp=True"):
             train(name, arguments(data, tmp_path / name))
 
 
@@ -264,7 +261,7 @@ REFUSALS = {
     "wrong optimizer": ({"optim": "best"}, "best"),
     "class weights": ({"config_overrides": "class_weights=[1, 2]"}, r"class_weights=\[1, 2\]: expected one for each"),
     "crop": ({"crop_size": 0}, r"crop_size=\(0, 0\)"),
-    "no checkpoint": ({"resume_from_checkpoint": "last"}, "holds no complete checkpoint"),
+    "no checkpoint": ({"resume_from_checkpoint": "last"}, "resume_from_checkpoint='last'"),
     "no data": ({"data_dir": "/no/such/folder"}, "/no/such/folder"),
     "layer decay": ({"layer_decay": 2.0}, "layer_decay=2.0"),
     "decoder": ({"config_overrides": "decoder_type=upernet"}, "decoder_type='upernet'"),
@@ -293,7 +290,7 @@ def test_the_plain_loop_refuses_what_it_would_ignore(data, tmp_path):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_an_output_folder_with_checkpoints_is_not_mixed_with_a_new_training(name, finished, data):
-    with pytest.raises(SystemExit, match="already holds checkpoint-.*--resume_from_checkpoint last"):
+    with pytest.raises(SystemExit, match="output_dir=.*checkpoint-.*--resume_from_checkpoint last"):
         train(name, arguments(data, finished[name]))
 
 

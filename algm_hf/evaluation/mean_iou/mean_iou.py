@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from algm_hf.evaluation.metrics import as_label_tensor, check_classes, confusion_scores
+from algm_hf.refusals import require, require_integer
 
 
 DESCRIPTION = """
@@ -60,11 +61,8 @@ class MeanIoU(evaluate.Metric):
     """See `INPUTS`; `add`, `add_batch` and `compute` as in any metric of `evaluate`."""
 
     def __init__(self, *args, num_process: int = 1, **kwargs):
-        if num_process != 1:
-            raise ValueError(
-                f"num_process is {num_process}, expected 1: this metric keeps no files that processes could share. "
-                "Sum confusion matrices instead (algm_hf.evaluation.scoring.evaluate_predictor does)."
-            )
+        expected = "1, as no files are kept; algm_hf.evaluation.scoring.evaluate_predictor sums over processes"
+        require(num_process == 1, "num_process", num_process, expected)
         super().__init__(*args, num_process=num_process, **kwargs)
         self._forget()
 
@@ -91,9 +89,8 @@ class MeanIoU(evaluate.Metric):
     def add_batch(self, *, predictions=None, references=None, **kwargs):
         """Adds as many predicted label maps as references, of any sizes."""
         _refuse_unknown(kwargs)
-        if predictions is None or references is None or len(predictions) != len(references):
-            counts = [None if maps is None else len(maps) for maps in (predictions, references)]
-            raise ValueError(f"there are {counts[0]} predictions and {counts[1]} references, expected equally many.")
+        found, wanted = (None if maps is None else len(maps) for maps in (predictions, references))
+        require(None is not found == wanted, "predictions", found, f"as many label maps as references, {wanted}")
         for prediction, reference in zip(predictions, references, strict=True):
             self._count(prediction, reference)
 
@@ -101,8 +98,7 @@ class MeanIoU(evaluate.Metric):
         """The scores of all that was added, together with what is given here; the metric is empty afterwards."""
         if predictions is not None or references is not None:
             self.add_batch(predictions=predictions, references=references)
-        if not self._num_maps:
-            raise ValueError("no label maps were added, expected `add` or `add_batch` before `compute`.")
+        require(self._num_maps, "predictions", None, "label maps here or before, in `add` or `add_batch`")
         scores = self._compute(**kwargs)
         self._forget()
         return scores
@@ -116,8 +112,7 @@ class MeanIoU(evaluate.Metric):
         reduce_labels: bool = False,
     ):
         """Scores of the pairs counted so far."""
-        if num_labels < 1:
-            raise ValueError(f"num_labels is {num_labels}, expected at least 1.")
+        require_integer("num_labels", num_labels, 1)
         reference, prediction = self._pairs // BASE, self._pairs % BASE
         reference = _replaced(reference, label_map or {})
         if reduce_labels:
@@ -137,11 +132,8 @@ class MeanIoU(evaluate.Metric):
         """Adds the pairs of one map."""
         prediction = as_label_tensor("predictions", prediction)
         reference = as_label_tensor("references", reference).to(prediction.device)
-        if prediction.shape != reference.shape or prediction.ndim != 2:
-            raise ValueError(
-                f"predictions has a map of shape {tuple(prediction.shape)} and references one of "
-                f"{tuple(reference.shape)}, expected the same (height, width)."
-            )
+        shape, wanted = tuple(prediction.shape), tuple(reference.shape)
+        require(shape == wanted and len(shape) == 2, "predictions", shape, f"(height, width) of references, {wanted}")
         check_classes("predictions", prediction, BASE)
         check_classes("references", reference, BASE)
         pairs, counts = _distinct_pairs(reference.flatten(), prediction.flatten())
@@ -159,8 +151,7 @@ class MeanIoU(evaluate.Metric):
 
 
 def _refuse_unknown(inputs: Mapping) -> None:
-    if inputs:
-        raise ValueError(f"unknown inputs {sorted(inputs)}, expected predictions and references only.")
+    require(not inputs, "inputs", sorted(inputs), "predictions and references only")
 
 
 def _distinct_pairs(reference: torch.Tensor, prediction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -185,9 +176,6 @@ def _replaced(reference: torch.Tensor, label_map: Mapping[int, int]) -> torch.Te
 
 def _reduced(reference: torch.Tensor) -> torch.Tensor:
     """Reference values with 0 made 255 and the others lowered by one."""
-    if bool((reference == 255).any()):
-        raise ValueError(
-            "references hold 255 and reduce_labels is True, expected raw labels, in which 0 is no class: 255 means "
-            "that these labels were reduced already. Pass reduce_labels=False."
-        )
+    reduced_before = bool((reference == 255).any())
+    require(not reduced_before, "reduce_labels", True, "False for references that hold 255: they were reduced already")
     return torch.where(reference == 0, 255, reference - 1)
