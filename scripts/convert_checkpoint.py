@@ -10,7 +10,6 @@ Vision Transformer of transformers or timm, which gets a new decoder to be train
         --output_dir algm-dinov2
 """
 
-import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,8 @@ from algm_hf.conversion.saved_folder import check_saved_folder
 from algm_hf.conversion.segmenter_release import convert_segmenter_checkpoint
 from algm_hf.publishing.publication import check_repo_id, prepare_publication
 from algm_hf.publishing.upload import PublishingError, publish
+from algm_hf.refusals import require
+from algm_hf.runs.files import read_json
 
 
 SOURCES = ("auto", "release", "vit")
@@ -65,22 +66,15 @@ class ConversionArguments:
     )
 
 
-def read_class_names(path: str) -> dict[str, str]:
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f'--id2label {path} cannot be read as JSON such as {{"0": "wall"}}: {error}') from error
-
-
 def check_arguments(args: ConversionArguments) -> None:
-    if Path(args.output_dir).exists() and not Path(args.output_dir).is_dir():
-        raise ValueError(f"--output_dir {args.output_dir} is a file, expected a folder or a new path.")
-    if _source(args) == "release" and (args.num_labels is not None or args.image_size is not None):
-        raise ValueError("--num_labels and --image_size are for --source vit; a release has its classes and its size.")
+    output = Path(args.output_dir)
+    require(not output.exists() or output.is_dir(), "--output_dir", args.output_dir, "a folder or a new path")
+    for name in ("num_labels", "image_size") if _source(args) == "release" else ():
+        require(getattr(args, name) is None, f"--{name}", getattr(args, name), "--source vit, as a release says it")
     if args.push_to_hub is not None:
         check_repo_id(args.push_to_hub)
-    if (args.push_to_hub is None) != (args.license is None):
-        raise ValueError("expected --push_to_hub and --license together: the licence is for the card on the Hub.")
+    both = (args.push_to_hub is None) == (args.license is None)
+    require(both, "--license", args.license, "--push_to_hub and --license together: it is for the card on the Hub")
 
 
 def _source(args: ConversionArguments) -> str:
@@ -91,7 +85,7 @@ def _source(args: ConversionArguments) -> str:
 
 
 def convert_source(args: ConversionArguments) -> tuple[AlgmForSemanticSegmentation, AlgmImageProcessor]:
-    id2label = None if args.id2label is None else read_class_names(args.id2label)
+    id2label = None if args.id2label is None else read_json(Path(args.id2label))
     if _source(args) == "release":
         return convert_segmenter_checkpoint(args.checkpoint, id2label=id2label)
     size = {} if args.image_size is None else {"image_size": args.image_size}

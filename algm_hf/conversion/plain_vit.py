@@ -4,8 +4,6 @@
 Starts ALGM from a plain Vision Transformer of transformers or timm: its weights become the encoder of an
 [`AlgmForSemanticSegmentation`] with a fresh decoder, its preprocessing an [`AlgmImageProcessor`]. With merging off the
 encoder gives the features of the source, after its last LayerNorm.
-
-This file is not copied beside saved models: a converted folder no longer needs it.
 """
 
 import inspect
@@ -22,7 +20,9 @@ from transformers.utils import logging
 from ..configuration_algm import AlgmConfig
 from ..image_processing_algm import AlgmImageProcessor
 from ..modeling_algm import AlgmForSemanticSegmentation
+from ..refusals import require
 from ..vit_embeddings import resize_positions
+from .checks import label_fields, load_strictly
 from .vit_files import VitFiles
 from .vit_weights import (
     TIMM_NAMES,
@@ -186,10 +186,10 @@ def from_vit(
     >>> processor.save_pretrained("algm-dinov2-base")  # doctest: +SKIP
     ```
     """
-    labels = _labels(num_labels, id2label)
-    unknown = sorted(set(config_overrides) - set(inspect.signature(AlgmConfig.__init__).parameters))
-    if unknown:
-        raise ValueError(f"{', '.join(unknown)}: expected fields of AlgmConfig.")
+    labels = label_fields(id2label, num_labels)
+    fields = inspect.signature(AlgmConfig.__init__).parameters
+    for name, value in config_overrides.items():
+        require(name in fields, name, value, "a field of AlgmConfig")
     files = VitFiles(name_or_path, revision)
     source = _read_source(files, config_overrides)
     _refuse_changes(source, config_overrides, files.name)
@@ -197,7 +197,7 @@ def from_vit(
     config = AlgmConfig(**{**source.config, **merging, **config_overrides, **labels})
     _resize_stored_positions(source, config)
     model = AlgmForSemanticSegmentation(config)
-    _load_strictly(model, source.weights, files.name)
+    load_strictly(model.algm, source.weights, files.name)
     given = {"image_mean": image_mean, "image_std": image_std}
     settings = source.processor | {name: value for name, value in given.items() if value is not None}
     values = {**source.config, **settings}
@@ -212,34 +212,12 @@ def from_vit(
     return model.eval(), AlgmImageProcessor(patch_size=config.patch_size, **settings)
 
 
-def _labels(num_labels: int | None, id2label: Mapping[int, str] | None) -> dict[str, Any]:
-    if id2label is None:
-        if num_labels is None:
-            raise ValueError("num_labels=None and id2label=None: expected the number of classes or their names.")
-        return {"num_labels": num_labels}
-    try:
-        names = {int(key): str(name) for key, name in id2label.items()}
-    except (AttributeError, TypeError, ValueError):
-        raise ValueError(f"id2label={id2label!r}: expected a mapping from class index to class name.") from None
-    expected = len(names) if num_labels is None else num_labels
-    if sorted(names) != list(range(expected)):
-        raise ValueError(
-            f"id2label has the indices {sorted(names)}: expected one name for each of 0 to {expected - 1}."
-        )
-    return {"id2label": names, "label2id": {name: index for index, name in names.items()}}
-
-
 def _refuse_changes(source: _Source, overrides: Mapping[str, Any], name: str) -> None:
     """Refuses overrides of what cannot be changed; what a source does not have is the default of [`AlgmConfig`]."""
     parameters = inspect.signature(AlgmConfig.__init__).parameters
-    values = {field: source.config.get(field, parameters[field].default) for field in source.fixed}
-    changed = [
-        f"{field}={overrides[field]!r} (the source has {values[field]!r})"
-        for field in sorted(source.fixed & set(overrides))
-        if overrides[field] != values[field]
-    ]
-    if changed:
-        raise ValueError(f"{', '.join(changed)}: expected what the weights of {name} were trained with.")
+    for field in sorted(source.fixed & set(overrides)):
+        value = source.config.get(field, parameters[field].default)
+        require(overrides[field] == value, field, overrides[field], f"{value!r}, which {name} was trained with")
 
 
 def _global_merge_layer(num_hidden_layers: int) -> int | None:
@@ -257,21 +235,18 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
 
 def _read_source(files: VitFiles, overrides: Mapping[str, Any]) -> _Source:
     config = files.read_json("config.json")
-    if config is None and files.repository is not None:
-        raise ValueError(
-            f"{files.name} has no config.json: expected a Hub repository of transformers or timm; offline, one that "
-            "was downloaded before."
-        )
+    is_there = config is not None or files.repository is None
+    require(
+        is_there, f"{files.name}: config.json", None, "a Hub repository of transformers or timm, or a downloaded one"
+    )
     if config is not None and "architecture" not in config:
-        model_type = config.get("model_type")
-        if model_type not in TRANSFORMERS_MODELS:
-            reason = ""
-            if model_type in ("beit", "data2vec-vision"):
-                reason = " Its relative position bias is not defined for merged tokens."
-            raise ValueError(
-                f"{files.name} has model_type={model_type!r}: expected a plain ViT, one of "
-                f"{', '.join(TRANSFORMERS_MODELS)}, or a timm model with an 'architecture'.{reason}"
-            )
+        require(
+            config.get("model_type") in TRANSFORMERS_MODELS,
+            f"{files.name}: model_type",
+            config.get("model_type"),
+            f"a plain ViT without relative position biases or windows, one of {', '.join(TRANSFORMERS_MODELS)}, or a "
+            "timm model with an architecture",
+        )
         return _read_transformers(files, config)
     return _read_timm(files, config or {}, overrides)
 
@@ -285,10 +260,8 @@ def _read_transformers(files: VitFiles, saved: dict[str, Any]) -> _Source:
     weights = rename_vit_weights(files.read_weights(), TRANSFORMERS_NAMES, files.name)
     config = architecture_of(weights, files.name)
     for name in STATED_FIELDS:
-        if name in saved and _square(saved[name]) != config[name]:
-            raise ValueError(
-                f"config.json of {files.name} has {name}={saved[name]!r}: expected {config[name]} as in its weights."
-            )
+        agrees = name not in saved or _square(saved[name]) == config[name]
+        require(agrees, f"{files.name}: {name}", saved.get(name), f"{config[name]} as in its weights")
     fixed = frozenset({*config, *TRAINED_WITH, "num_attention_heads"})
     # Configs of old releases leave out what is the default of the model.
     stated = {**CONFIG_MAPPING[model_type]().to_dict(), **saved}
@@ -347,39 +320,26 @@ def _read_timm(files: VitFiles, stated: dict[str, Any], overrides: Mapping[str, 
     known = {} if name is None else _timm_architecture(name, files.name)
     arguments = stated.get("model_args") or {}
     unknown = sorted(set(arguments) - TIMM_ARGUMENTS)
-    if unknown:
-        raise ValueError(
-            f"config.json of {files.name} has the model_args {', '.join(unknown)}: expected none of these, which may "
-            "change what it computes."
-        )
+    require(not unknown, f"{files.name}: model_args", unknown, "none of these, which may change what it computes")
     weights = files.read_weights()
-    if not stated and not any(name.endswith(TIMM_NAMES.anchor) for name in weights):
-        raise ValueError(
-            f"{files.name} has no config.json and no {TIMM_NAMES.anchor}: expected a config.json beside the weights, "
-            "or weights under timm's names."
-        )
+    is_timm = stated or any(name.endswith(TIMM_NAMES.anchor) for name in weights)
+    require(is_timm, f"{files.name}: config.json", None, "one beside the weights, or weights under timm's names")
     weights = rename_vit_weights(weights, TIMM_NAMES, files.name)
     config = architecture_of(weights, files.name)
     fixed = {*config, *TRAINED_WITH}
     if name is None:
         known = _guess_rope(weights, config)
-    if stated.get("num_features") not in (None, config["hidden_size"]):
-        raise ValueError(
-            f"config.json of {files.name} has num_features={stated['num_features']!r}: expected "
-            f"{config['hidden_size']} as in its weights."
-        )
+    width, hidden_size = stated.get("num_features"), config["hidden_size"]
+    require(width in (None, hidden_size), f"{files.name}: num_features", width, f"{hidden_size} as in its weights")
     config |= {"layer_norm_eps": 1e-6, "position_interpolation": "bicubic_antialias", **known}
     config["hidden_act"] = "silu" if config["use_gated_mlp"] else "gelu"
-    num_heads = _timm_heads(name, config["hidden_size"], arguments)
+    num_heads = _timm_heads(name, hidden_size, arguments)
     if num_heads is not None and (name is not None or "num_heads" in arguments):
         fixed.add("num_attention_heads")
     else:
         num_heads = overrides.get("num_attention_heads") or num_heads
-    if num_heads is None:
-        raise ValueError(
-            f"{files.name} does not say how many heads its {config['hidden_size']} channels have: expected "
-            "num_attention_heads=..."
-        )
+    expected = f"the number of heads of {hidden_size} channels, which {files.name} does not say"
+    require(num_heads is not None, "num_attention_heads", None, expected)
     config["num_attention_heads"] = num_heads
     _add_layer_scale(config, weights)
     if config.get("rope_coordinates") == "index":
@@ -409,8 +369,8 @@ def _timm_architecture(name: str, source: str) -> dict[str, Any]:
         if re.fullmatch(pattern, name):
             return settings
     raise ValueError(
-        f"{source} has architecture={name!r}: expected a plain ViT of timm (vit_*, deit*, flexivit_*, *_dinov2, "
-        "*_dinov3, eva_*, eva02_*) without windowed attention, relative positions, other normalisation or activations."
+        f"{source}: architecture={name!r}: expected a plain ViT of timm (vit_*, deit*, flexivit_*, *_dinov2, "
+        "*_dinov3, eva_*, eva02_*) without windowed attention, relative positions, other normalisation or activations"
     )
 
 
@@ -463,24 +423,6 @@ def _resize_stored_positions(source: _Source, config: AlgmConfig) -> None:
     of_class, of_patches = source.weights[name].split([int(config.use_class_token), old_grid[0] * old_grid[1]], dim=1)
     of_patches = resize_positions(of_patches, old_grid, config.position_grid_size, config.position_interpolation)
     source.weights[name] = torch.cat((of_class, of_patches), dim=1)
-
-
-def _load_strictly(model: AlgmForSemanticSegmentation, weights: Mapping[str, Tensor], source: str) -> None:
-    expected = model.algm.state_dict()
-    missing, unexpected = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
-    if missing or unexpected:
-        raise ValueError(
-            f"{source} does not hold the weights of its architecture. Missing (under the names here): "
-            f"{', '.join(missing) or 'none'}. Unexpected: {', '.join(unexpected) or 'none'}."
-        )
-    wrong = [
-        f"{name} has shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
-        for name, tensor in weights.items()
-        if tensor.shape != expected[name].shape
-    ]
-    if wrong:
-        raise ValueError(f"{source} disagrees with its own architecture: {'; '.join(wrong)}.")
-    model.algm.load_state_dict(weights, strict=True)
 
 
 __all__ = ["from_vit"]

@@ -15,6 +15,7 @@ from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from ..modeling_algm import AlgmForSemanticSegmentation
+from ..refusals import require
 
 
 @torch.no_grad()
@@ -54,11 +55,9 @@ def check_saved_folder(
 def _model_class_saved_in(folder: str | os.PathLike) -> type[PreTrainedModel]:
     """The class from the code files of the folder: the Auto classes prefer this package's own while it is imported."""
     config = json.loads(Path(folder, "config.json").read_text(encoding="utf-8"))
-    reference = config.get("auto_map", {}).get("AutoModelForSemanticSegmentation")
-    if reference is None:
-        raise ValueError(
-            f"{folder}/config.json: auto_map is {config.get('auto_map')}, expected the model's code in it."
-        )
+    auto_map = config.get("auto_map", {})
+    reference = auto_map.get("AutoModelForSemanticSegmentation")
+    require(reference is not None, f"{folder}/config.json: auto_map", auto_map, "the model's code in it")
     return get_class_from_dynamic_module(reference, str(folder))
 
 
@@ -69,11 +68,9 @@ def _largest_difference(model, reloaded, pixel_values: torch.Tensor, merging: bo
         difference = (model(pixel_values).logits - reloaded(pixel_values).logits).abs().max().item()
     finally:
         model.config.use_token_merging = configured
-    if not math.isfinite(difference) or difference > tolerance:
-        raise ValueError(
-            f"The reloaded model differs from the converted one by {difference:g} in its logits with "
-            f"use_token_merging={merging}, expected at most {tolerance:g}."
-        )
+    is_small = math.isfinite(difference) and difference <= tolerance
+    expected = f"at most {tolerance:g} between converted and reloaded logits with use_token_merging={merging}"
+    require(is_small, "difference", difference, expected)
     return difference
 
 

@@ -18,6 +18,9 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from ..refusals import require
+from .checks import first_line
+
 
 # In this order; an index names the files of weights that are split.
 WEIGHT_FILES = (
@@ -27,7 +30,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 SAFETENSORS_SUFFIX = ".safetensors"
-TORCH_SUFFIXES = (".bin", ".pt", ".pth")
+WEIGHT_SUFFIXES = (SAFETENSORS_SUFFIX, ".bin", ".pt", ".pth")
 # Where training code puts the state dict of a model inside a torch file.
 STATE_DICT_KEYS = ("state_dict", "model", "teacher", "module")
 HUB_PREFIXES = ("hf-hub:", "hf_hub:")
@@ -54,13 +57,11 @@ class VitFiles:
         self.repository = None
         if self.folder is None:
             self.repository = self.name.removeprefix(HUB_PREFIXES[0]).removeprefix(HUB_PREFIXES[1])
-            if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.repository) or path.suffix in _weight_suffixes():
-                raise ValueError(
-                    f"{self.name} does not exist: expected a file of weights, a folder with config.json and weights, "
-                    "or the name of a Hub repository such as google/vit-base-patch16-224."
-                )
-        elif revision is not None:
-            raise ValueError(f"revision={revision!r} with the local {self.name}: expected None, or a Hub repository.")
+            is_name = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", self.repository) and path.suffix not in WEIGHT_SUFFIXES
+            expected = "a file of weights, a folder with config.json and weights, or the name of a Hub repository"
+            require(is_name, self.name, "missing", expected)
+        else:
+            require(revision is None, "revision", revision, f"None with the local {self.name}")
 
     def read_json(self, file_name: str) -> dict[str, Any] | None:
         """
@@ -80,8 +81,7 @@ class VitFiles:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ValueError(f"{file_name} of {self.name} cannot be read as JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"{file_name} of {self.name} holds a {type(values).__name__}: expected an object.")
+        require(isinstance(values, dict), f"{file_name} of {self.name}", values, "an object")
         return values
 
     def read_weights(self) -> dict[str, torch.Tensor]:
@@ -95,8 +95,7 @@ class VitFiles:
         weights: dict[str, torch.Tensor] = {}
         for path in self._weight_files():
             weights |= _read_tensors(path)
-        if not weights:
-            raise ValueError(f"{self.name} holds no weights.")
+        require(weights, f"weights of {self.name}", list(weights), "at least one")
         return weights
 
     def _weight_files(self) -> Iterable[Path]:
@@ -111,18 +110,13 @@ class VitFiles:
             parts = sorted(set(self.read_json(name).get("weight_map", {}).values()))
             found = {part: self._find(part) for part in parts}
             missing = [part for part, file in found.items() if file is None]
-            if missing:
-                raise ValueError(f"{self.name} lacks {', '.join(missing)}, which its {name} names.")
+            require(not missing, f"{name} of {self.name}: weight_map", missing, "files beside it")
             return list(found.values())
-        candidates = []
-        if self.folder is not None:
-            candidates = sorted(path for path in self.folder.iterdir() if path.suffix in _weight_suffixes())
-        if len(candidates) != 1:
-            names = ", ".join(path.name for path in candidates) or "none"
-            raise ValueError(
-                f"{self.name} holds no {WEIGHT_FILES[0]} and these other files of weights: {names}. Expected "
-                f"{' or '.join(WEIGHT_FILES)}, or a single {SAFETENSORS_SUFFIX} or torch file."
-            )
+        files = [] if self.folder is None else sorted(self.folder.iterdir())
+        candidates = [path for path in files if path.suffix in WEIGHT_SUFFIXES]
+        expected = f"{' or '.join(WEIGHT_FILES)}, or a single other file of safetensors or torch"
+        names = ", ".join(path.name for path in candidates)
+        require(len(candidates) == 1, f"weights in {self.name}", names, expected)
         return candidates
 
     def _find(self, file_name: str) -> Path | None:
@@ -135,23 +129,11 @@ class VitFiles:
             # Not in the cache and not fetched. Offline that may be a file the repository never had.
             if constants.HF_HUB_OFFLINE:
                 return None
-            raise ValueError(f"{file_name} of {self.name} cannot be fetched: {_first_line(error)}") from error
+            raise ValueError(f"{file_name} of {self.name} cannot be fetched: {first_line(error)}") from error
         except EntryNotFoundError:
             return None
         except (HfHubHTTPError, HFValidationError, OSError) as error:
-            lines = str(error).strip().splitlines()
-            raise ValueError(
-                f"{self.name} cannot be fetched from the Hub: {lines[0] if lines else error!r}"
-            ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
-def _weight_suffixes() -> tuple[str, ...]:
-    return (SAFETENSORS_SUFFIX, *TORCH_SUFFIXES)
+            raise ValueError(f"{self.name} cannot be fetched from the Hub: {first_line(error)}") from error
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -160,19 +142,18 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         try:
             return load_file(path)
         except (OSError, SafetensorError) as error:
-            raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+            raise ValueError(f"{path}: expected whole safetensors: {error}") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file can make the unpickler raise nearly anything
-        raise ValueError(f"{path} is not a file of weights that can be read safely: {_first_line(error)}") from error
+        raise ValueError(f"{path}: expected weights that can be read safely: {first_line(error)}") from error
     for key in STATE_DICT_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in content.values()):
-        found = sorted(map(str, content))[:5] if isinstance(content, Mapping) else type(content).__name__
-        raise ValueError(
-            f"{path} holds {found}: expected a state dict, alone or under {' or '.join(map(repr, STATE_DICT_KEYS))}."
-        )
+    is_mapping = isinstance(content, Mapping)
+    found = sorted(map(str, content))[:5] if is_mapping else type(content).__name__
+    is_state = is_mapping and all(isinstance(tensor, torch.Tensor) for tensor in content.values())
+    require(is_state, path, found, f"a state dict, alone or under {' or '.join(map(repr, STATE_DICT_KEYS))}")
     return dict(content)
 
 

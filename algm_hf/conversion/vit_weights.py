@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..refusals import require
+
 
 class NameTable(NamedTuple):
     """
@@ -154,8 +156,7 @@ def rename_vit_weights(weights: Mapping[str, Tensor], table: NameTable, source: 
         ValueError: if a name is not in the table and not to be dropped, or if there is no ViT in the weights.
     """
     prefix = next((name.removesuffix(table.anchor) for name in weights if name.endswith(table.anchor)), None)
-    if prefix is None:
-        raise ValueError(f"{source} holds no {table.anchor}: expected the weights of a plain ViT.")
+    require(prefix is not None, f"{source}: {table.anchor}", None, "the weights of a plain ViT")
     parts, layer_parts = _with_suffixes(table.parts), _with_suffixes(table.layer_parts)
     renamed, unexpected = {}, []
     for name, tensor in weights.items():
@@ -169,8 +170,9 @@ def rename_vit_weights(weights: Mapping[str, Tensor], table: NameTable, source: 
             renamed[f"layers.{layer.group(1)}.{target}" if layer else target] = tensor.float()
         elif not any(re.match(pattern, inner) for pattern in table.dropped):
             unexpected.append(name)
-    if unexpected:
-        raise ValueError(f"{source} holds weights that a plain ViT does not have: {_explain(unexpected)}.")
+    reasons = [text for pattern, text in EXPLANATIONS.items() if any(re.search(pattern, n) for n in unexpected)]
+    expected = f"none that a plain ViT does not have{''.join(f' ({reason})' for reason in reasons)}"
+    require(not unexpected, f"weights of {source}", unexpected[:5], expected)
     # timm keeps the LayerNorm of pooled features under another name, and then has no other.
     for part in ("weight", "bias"):
         pooled = renamed.pop(f"pooled_layernorm.{part}", None)
@@ -185,12 +187,6 @@ def _with_suffixes(parts: Mapping[str, str]) -> dict[str, str]:
     for old, new in parts.items():
         table |= {f"{old}.{suffix}": f"{new}.{suffix}" for suffix in ("weight", "bias")}
     return table
-
-
-def _explain(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    reasons = [text for pattern, text in EXPLANATIONS.items() if any(re.search(pattern, name) for name in names)]
-    return f"{shown} ({'; '.join(reasons)})" if reasons else shown
 
 
 def num_layers(weights: Mapping[str, Tensor]) -> int:
@@ -264,10 +260,10 @@ def split_positions(
         if grid is not None:
             break
     else:
+        shape = "a square grid" if grid_size is None else "a grid of {} x {}".format(*grid_size)
         raise ValueError(
-            f"{source} has {positions.shape[1]} position embeddings: expected one for each patch of "
-            f"{'a square grid' if grid_size is None else f'the {grid_size[0]} x {grid_size[1]} grid'}, alone or with "
-            f"its {num_special} special tokens."
+            f"{source}: position embeddings={positions.shape[1]}: expected one for each patch of {shape}, alone or "
+            f"with its {num_special} special tokens"
         )
     special, patches = positions[:, :num_extra], positions[:, num_extra:]
     class_position = special[:, :num_class]
@@ -329,16 +325,16 @@ def architecture_of(weights: Mapping[str, Tensor], source: str) -> dict[str, Any
         "layers.0.mlp.fc1.weight": 2,
         "layers.0.mlp.fc2.weight": 2,
     }
-    missing = [name for name, ndim in needed.items() if name not in weights or weights[name].ndim != ndim]
-    if missing:
-        raise ValueError(f"{source} is not a whole ViT: no weights for {', '.join(missing)}.")
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name, ndim in needed.items():
+        shape = shapes.get(name)
+        require(len(shape or ()) == ndim, f"{source}: shape of {name}", shape, f"{ndim} dimensions, as of a whole ViT")
     for name in (f"embeddings.{part}" for part in (*SPECIAL_TOKENS, "position_embeddings")):
-        if name in weights and weights[name].ndim != 3:
-            raise ValueError(f"{source}: {name} has shape {tuple(weights[name].shape)}, expected (1, n, hidden_size).")
+        is_sequence = len(shapes.get(name, (1, 1, 1))) == 3
+        require(is_sequence, f"{source}: shape of {name}", shapes.get(name), "(1, n, hidden_size)")
     kernel, fc1, fc2 = (weights[name] for name in needed if "qkv" not in name)
     hidden_size, num_channels, *patch = kernel.shape
-    if patch[0] != patch[1]:
-        raise ValueError(f"{source} has patches of {patch[0]} x {patch[1]} pixels: expected square ones.")
+    require(patch[0] == patch[1], f"{source}: size of a patch", patch, "a square one")
     registers = weights.get("embeddings.register_tokens")
     return {
         "hidden_size": hidden_size,

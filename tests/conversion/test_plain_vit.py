@@ -519,16 +519,16 @@ def test_a_hub_repository_is_read_from_the_cache_without_network(saved):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, r"num_labels=None and id2label=None: expected the number of classes"),
-        ({"id2label": {1: "a", 2: "b"}}, r"id2label has the indices \[1, 2\]: expected one name for each of 0 to 1"),
-        ({"id2label": {0: "a", 1: "b"}, "num_labels": 3}, r"expected one name for each of 0 to 2"),
-        ({"id2label": ["a", "b"]}, r"id2label=\['a', 'b'\]: expected a mapping"),
-        ({"num_labels": 3, "merge_treshold": 0.5}, r"merge_treshold: expected fields of AlgmConfig"),
-        ({"num_labels": 3, "hidden_size": 48}, r"hidden_size=48 \(the source has 32\): expected what the weights"),
-        ({"num_labels": 3, "num_attention_heads": 4}, r"num_attention_heads=4 \(the source has 2\)"),
+        ({}, r"num_labels=None"),
+        ({"id2label": {1: "a", 2: "b"}}, r"id2label={1: 'a', 2: 'b'}"),
+        ({"id2label": {0: "a", 1: "b"}, "num_labels": 3}, r"id2label=.* one for each of 0 to 2"),
+        ({"id2label": ["a", "b"]}, r"id2label=\['a', 'b'\]"),
+        ({"num_labels": 3, "merge_treshold": 0.5}, r"merge_treshold=0.5: expected a field of AlgmConfig"),
+        ({"num_labels": 3, "hidden_size": 48}, r"hidden_size=48: expected 32"),
+        ({"num_labels": 3, "num_attention_heads": 4}, r"num_attention_heads=4: expected 2"),
         ({"num_labels": 3, "image_size": 60}, r"image_size=60: expected .* multiples of patch_size=8"),
         ({"num_labels": 3, "merge_threshold": 2}, r"merge_threshold=2: expected a number in"),
-        ({"num_labels": 3, "revision": "main"}, r"revision='main' with the local .*: expected None"),
+        ({"num_labels": 3, "revision": "main"}, r"revision='main'"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(saved, arguments, message):
@@ -539,14 +539,14 @@ def test_arguments_that_do_not_fit_are_refused(saved, arguments, message):
 @pytest.mark.parametrize(
     ("kind", "arguments", "message"),
     [
-        ("timm_augreg", {"num_attention_heads": 4}, r"num_attention_heads=4 \(the source has 2\): expected what the"),
-        ("timm_dinov3", {"rope_theta": 10000.0}, r"rope_theta=10000\.0 \(the source has 100\.0\)"),
-        ("timm_augreg", {"rope_theta": 100.0}, r"rope_theta=100\.0 \(the source has None\)"),
-        ("timm_eva02_base", {"rope_coordinates": "centered"}, r"rope_coordinates='centered' \(the source has 'index'"),
-        ("timm_eva02_base", {"rope_reference_grid_size": 14}, r"rope_reference_grid_size=14 \(the source has 16\)"),
-        ("timm_eva02_base", {"hidden_act": "gelu"}, r"hidden_act='gelu' \(the source has 'silu'\)"),
-        ("dinov3", {"rope_theta": 50.0}, r"rope_theta=50\.0 \(the source has 100\.0\)"),
-        ("vit", {"hidden_act": "relu"}, r"hidden_act='relu' \(the source has 'gelu'\)"),
+        ("timm_augreg", {"num_attention_heads": 4}, r"num_attention_heads=4: expected 2"),
+        ("timm_dinov3", {"rope_theta": 10000.0}, r"rope_theta=10000\.0: expected 100\.0"),
+        ("timm_augreg", {"rope_theta": 100.0}, r"rope_theta=100\.0: expected None"),
+        ("timm_eva02_base", {"rope_coordinates": "centered"}, r"rope_coordinates='centered': expected 'index'"),
+        ("timm_eva02_base", {"rope_reference_grid_size": 14}, r"rope_reference_grid_size=14: expected 16"),
+        ("timm_eva02_base", {"hidden_act": "gelu"}, r"hidden_act='gelu': expected 'silu'"),
+        ("dinov3", {"rope_theta": 50.0}, r"rope_theta=50\.0: expected 100\.0"),
+        ("vit", {"hidden_act": "relu"}, r"hidden_act='relu': expected 'gelu'"),
     ],
 )
 def test_overrides_that_break_the_weights_are_refused(saved, kind, arguments, message):
@@ -562,12 +562,12 @@ def test_overrides_that_say_what_the_source_has_are_taken(saved):
 
 @pytest.mark.parametrize("name", ["none/of/these", "missing.safetensors", "no such folder"])
 def test_a_path_that_does_not_exist_is_refused(name):
-    with pytest.raises(ValueError, match=r"does not exist: expected a file of weights, a folder"):
+    with pytest.raises(ValueError, match=f"{name}='missing'"):
         from_vit(name, num_labels=3)
 
 
 def test_a_hub_repository_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match=r"someone/nothing has no config.json: expected a Hub repository"):
+    with pytest.raises(ValueError, match="someone/nothing: config.json=None"):
         from_vit("someone/nothing", num_labels=3)
 
 
@@ -575,12 +575,12 @@ def test_windowed_attention_is_refused(tmp_path):
     SwinModel(SwinConfig(image_size=32, embed_dim=8, depths=[1], num_heads=[1], window_size=2)).save_pretrained(
         tmp_path
     )
-    with pytest.raises(ValueError, match=r"has model_type='swin': expected a plain ViT, one of vit, deit, dinov2"):
+    with pytest.raises(ValueError, match="model_type='swin'"):
         from_vit(tmp_path, num_labels=3)
 
 
 def test_relative_position_biases_are_refused(source):
-    with pytest.raises(ValueError, match=r"model_type='beit'.*relative position bias is not defined for"):
+    with pytest.raises(ValueError, match="model_type='beit': .*relative position bias"):
         from_vit(source(config={"model_type": "beit"}), num_labels=3)
 
 
@@ -596,9 +596,9 @@ def test_other_architectures_of_timm_are_refused_by_name(tmp_path, architecture)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_args": {"act_layer": "relu"}}, r"has the model_args act_layer: expected none of these"),
-        ({"num_features": 64}, rf"has num_features=64: expected {WIDTH} as in its weights"),
-        ({"model_args": {"img_size": 64}}, r"has 37 position embeddings: expected one for each .* the 8 x 8 grid"),
+        ({"model_args": {"act_layer": "relu"}}, r"model_args=\['act_layer'\]"),
+        ({"num_features": 64}, rf"num_features=64: expected {WIDTH}"),
+        ({"model_args": {"img_size": 64}}, "position embeddings=37: expected one for each .* 8 x 8"),
     ],
 )
 def test_timm_configs_that_say_something_else_are_refused(tmp_path, changes, message):
@@ -608,7 +608,7 @@ def test_timm_configs_that_say_something_else_are_refused(tmp_path, changes, mes
 
 def test_a_width_without_a_known_number_of_heads_is_refused(tmp_path):
     save_file(timm_state_dict(KINDS["timm_augreg"]), tmp_path / "vit.safetensors")
-    with pytest.raises(ValueError, match=rf"how many heads its {WIDTH} channels have: expected num_attention_heads"):
+    with pytest.raises(ValueError, match=f"num_attention_heads=None: .* of {WIDTH} channels"):
         from_vit(tmp_path / "vit.safetensors", num_labels=3)
 
 
@@ -623,30 +623,27 @@ def add(name):
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (remove("encoder.layer.2.layernorm_after.weight"), r"Missing .*: layers\.2\.mlp\.layernorm\.weight\. Unexp"),
-        (remove("encoder.layer.1.attention.attention.key.bias"), r"Missing .*: layers\.1\.attention\.qkv\.bias"),
-        (remove("encoder.layer.0.intermediate.dense.bias"), r"Missing .*: layers\.0\.mlp\.fc1\.bias"),
-        (remove("encoder.layer.0.output.dense.weight"), r"is not a whole ViT: no weights for layers\.0\.mlp\.fc2"),
-        (remove("embeddings.cls_token"), r"holds no embeddings\.cls_token: expected the weights of a plain ViT"),
-        (remove("layernorm.weight"), r"Missing .*: layernorm\.weight"),
-        (add("encoder.layer.0.adapter.weight"), r"does not have: encoder\.layer\.0\.adapter\.weight\."),
+        (remove("encoder.layer.2.layernorm_after.weight"), r"={'missing': \['layers\.2\.mlp\.layernorm\.weight'\]}"),
+        (remove("encoder.layer.1.attention.attention.key.bias"), r"'missing': \['layers\.1\.attention\.qkv\.bias'"),
+        (remove("encoder.layer.0.intermediate.dense.bias"), r"'missing': \['layers\.0\.mlp\.fc1\.bias'"),
+        (remove("encoder.layer.0.output.dense.weight"), r"shape of layers\.0\.mlp\.fc2\.weight=None"),
+        (remove("embeddings.cls_token"), r"embeddings\.cls_token=None: expected the weights of a plain ViT"),
+        (remove("layernorm.weight"), r"'missing': \['layernorm\.weight'"),
+        (add("encoder.layer.0.adapter.weight"), r"=\['encoder\.layer\.0\.adapter\.weight'\]"),
         (
             add("encoder.layer.0.attention.attention.relative_position_bias.table"),
-            r"relative_position_bias\.table \(a relative position bias, which merged tokens cannot have\)",
+            r"relative_position_bias\.table'\]: .* \(a relative position bias, which merged tokens cannot have\)",
         ),
         (
             lambda state: state.update({"embeddings.position_embeddings": torch.zeros(1, 60, 32)}),
-            r"has 60 position embeddings: expected one for each patch of the 8 x 8 grid, alone or with its 1 special",
+            "position embeddings=60: expected one for each patch of a grid of 8 x 8, alone or with its 1 special",
         ),
-        (add("embeddings.cls_token"), r"embeddings\.cls_token has shape \(3,\), expected \(1, n, hidden_size\)"),
+        (add("embeddings.cls_token"), r"embeddings\.cls_token=\(3,\): expected \(1, n, hidden_size\)"),
         (
             lambda state: [state.pop(name) for name in list(state) if re.search(r"(query|key|value)\.bias", name)],
-            r"has qkv_bias=True: expected False as in its weights",
+            "qkv_bias=True: expected False as in its weights",
         ),
-        (
-            lambda state: state.update({"layernorm.bias": torch.zeros(3)}),
-            r"layernorm\.bias has shape \(3,\), expected \(32,\)",
-        ),
+        (lambda state: state.update({"layernorm.bias": torch.zeros(3)}), r"layernorm\.bias=\(3,\): expected \(32,\)"),
     ],
 )
 def test_weights_that_are_missing_unexpected_or_misshapen_are_refused(source, weights, message):
@@ -655,28 +652,28 @@ def test_weights_that_are_missing_unexpected_or_misshapen_are_refused(source, we
 
 
 def test_a_config_with_more_layers_than_the_weights_is_refused(source):
-    with pytest.raises(ValueError, match=r"has num_hidden_layers=6: expected 4 as in its weights"):
+    with pytest.raises(ValueError, match="num_hidden_layers=6: expected 4 as in its weights"):
         from_vit(source(config={"num_hidden_layers": 6}), num_labels=3)
 
 
 def test_weights_of_transformers_without_their_config_are_refused(source):
     folder = source()
     (folder / "config.json").unlink()
-    with pytest.raises(ValueError, match=r"has no config\.json and no patch_embed\.proj\.weight: expected"):
+    with pytest.raises(ValueError, match="config.json=None"):
         from_vit(folder, num_labels=3)
 
 
 def test_a_folder_without_weights_is_refused(source):
     folder = source()
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"holds no model\.safetensors and these other files of weights: none"):
+    with pytest.raises(ValueError, match="weights in .*='': expected model.safetensors"):
         from_vit(folder, num_labels=3)
 
 
 def test_damaged_files_are_refused(source):
     folder = source()
     (folder / "model.safetensors").write_bytes(b"not safetensors at all")
-    with pytest.raises(ValueError, match=r"model\.safetensors cannot be read as safetensors"):
+    with pytest.raises(ValueError, match="model.safetensors: expected whole safetensors"):
         from_vit(folder, num_labels=3)
     (folder / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json of .* cannot be read as JSON"):
@@ -694,7 +691,7 @@ class MakesAFolder:
 def test_code_inside_a_torch_file_is_not_run(tmp_path):
     trap, path = tmp_path / "ran", tmp_path / "weights.pth"
     torch.save({"model": timm_state_dict(KINDS["timm_augreg"]), "extra": MakesAFolder(trap)}, path)
-    with pytest.raises(ValueError, match=r"weights\.pth is not a file of weights that can be read safely"):
+    with pytest.raises(ValueError, match="weights.pth: expected weights that can be read safely"):
         from_vit(path, num_labels=3)
     assert not trap.exists()
 
@@ -741,9 +738,9 @@ def test_the_script_converts_a_vit(saved, monkeypatch, capsys, tmp_path, argumen
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--checkpoint", "none.safetensors", "--num_labels", "3"], "none.safetensors does not exist"),
-        (["--checkpoint", "none.pth", "--num_labels", "3"], "--num_labels and --image_size are for --source vit"),
-        (["--checkpoint", "none.pth", "--source", "vit", "--num_labels", "3"], "none.pth does not exist"),
+        (["--checkpoint", "none.safetensors", "--num_labels", "3"], "none.safetensors='missing'"),
+        (["--checkpoint", "none.pth", "--num_labels", "3"], "--num_labels=3: expected --source vit"),
+        (["--checkpoint", "none.pth", "--source", "vit", "--num_labels", "3"], "none.pth='missing'"),
     ],
 )
 def test_the_script_refuses_what_does_not_fit(monkeypatch, capsys, tmp_path, arguments, message):

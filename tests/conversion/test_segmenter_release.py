@@ -220,7 +220,7 @@ def test_check_of_a_saved_folder_notices_other_weights(tmp_path):
     processor.save_pretrained(tmp_path)
     with torch.no_grad():
         model.decode_head.classifier.bias[3] += 0.01
-    with pytest.raises(ValueError, match=r"differs from the converted one by 0\.0\d+ .* use_token_merging=True"):
+    with pytest.raises(ValueError, match=r"difference=0\.0\d+: .* use_token_merging=True"):
         check_saved_folder(model, tmp_path)
 
 
@@ -247,28 +247,22 @@ def with_extra(name, tensor=None):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("encoder.norm.bias"), r"Missing names: encoder\.norm\.bias\. Unexpected names: none"),
-        (without("encoder.cls_token"), r"Missing names: encoder\.cls_token\."),
-        (without("encoder.pos_embed"), r"Missing names: encoder\.pos_embed\."),
-        (without("decoder.cls_emb"), r"Missing names: decoder\.cls_emb\."),
-        (without("encoder.blocks.7.attn.qkv.bias"), r"Missing names: encoder\.blocks\.7\.attn\.qkv\.bias\."),
-        (with_extra("encoder.extra"), r"Missing names: none\. Unexpected names: encoder\.extra\."),
-        (with_extra("encoder.head.gamma"), r"Unexpected names: encoder\.head\.gamma\."),
-        (with_extra("module.encoder.norm.bias"), r"Unexpected names: module\.encoder\.norm\.bias\."),
-        (with_extra("decoder.blocks.0.ls.gamma"), r"Unexpected names: decoder\.blocks\.0\.ls\.gamma\."),
-        (
-            with_extra("encoder.norm.bias", torch.zeros(65)),
-            r"disagrees with variant\.yml: algm\.layernorm\.bias has shape \(65,\), expected \(64,\)",
-        ),
-        (with_extra("decoder.proj_patch", torch.zeros(64, 32)), r"patch_projection\.weight has shape \(32, 64\)"),
-        (with_extra("encoder.cls_token", torch.zeros(())), r"cls_token has shape \(\), expected \(1, 1, 64\)"),
-        (with_extra("steps", torch.tensor(3)), r"'model' holds 'steps' of type torch\.int64"),
-        (with_extra("steps", 3), r"'model' holds 'steps' of type int"),
-        (
-            with_extra("encoder.dist_token"),
-            r"variant\.yml hold encoder\.dist_token: distilled .* not supported yet",
-        ),
-        (lambda weights: {"a": torch.zeros(1)}, r"net_kwargs\.n_layers is 12, expected 0 as in the weights"),
+        (without("encoder.norm.bias"), r"={'missing': \['encoder\.norm\.bias'\]}"),
+        (without("encoder.cls_token"), r"'missing': \['encoder\.cls_token'\]"),
+        (without("encoder.pos_embed"), r"'missing': \['encoder\.pos_embed'\]"),
+        (without("decoder.cls_emb"), r"'missing': \['decoder\.cls_emb'\]"),
+        (without("encoder.blocks.7.attn.qkv.bias"), r"'missing': \['encoder\.blocks\.7\.attn\.qkv\.bias'\]"),
+        (with_extra("encoder.extra"), r"={'unexpected': \['encoder\.extra'\]}"),
+        (with_extra("encoder.head.gamma"), r"'unexpected': \['encoder\.head\.gamma'\]"),
+        (with_extra("module.encoder.norm.bias"), r"'unexpected': \['module\.encoder\.norm\.bias'\]"),
+        (with_extra("decoder.blocks.0.ls.gamma"), r"'unexpected': \['decoder\.blocks\.0\.ls\.gamma'\]"),
+        (with_extra("encoder.norm.bias", torch.zeros(65)), r"shape of algm\.layernorm\.bias=\(65,\)"),
+        (with_extra("decoder.proj_patch", torch.zeros(64, 32)), r"patch_projection\.weight=\(32, 64\)"),
+        (with_extra("encoder.cls_token", torch.zeros(())), r"cls_token=\(\)"),
+        (with_extra("steps", torch.tensor(3)), r"steps='torch\.int64'"),
+        (with_extra("steps", 3), r"steps='int'"),
+        (with_extra("encoder.dist_token"), r"=\['encoder\.dist_token'\]"),
+        (lambda weights: {"a": torch.zeros(1)}, r"net_kwargs\.n_layers=12: expected 0 as in the weights"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_by_name(released, change, message):
@@ -278,7 +272,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(released, change, message):
 
 @pytest.mark.parametrize(("decoder", "other"), [DECODERS, DECODERS[::-1]])
 def test_decoder_name_that_disagrees_with_the_weights_is_refused(released, decoder, other):
-    message = rf"variant\.yml: net_kwargs\.decoder\.name is '{other}', expected '{decoder}' as in the weights"
+    message = rf"net_kwargs\.decoder\.name='{other}': expected '{decoder}' as in the weights"
     with pytest.raises(ValueError, match=message):
         convert_segmenter_checkpoint(released(decoder, settings={"net_kwargs.decoder.name": other}))
 
@@ -286,51 +280,51 @@ def test_decoder_name_that_disagrees_with_the_weights_is_refused(released, decod
 # What is refused: variant.yml
 
 BAD_SETTINGS = [
-    ("net_kwargs.d_model", 96, r" is 96, expected 64 as in the weights"),
-    ("net_kwargs.d_model", "64", r" is '64', expected an integer of at least 1"),
-    ("net_kwargs.n_layers", 10, r" is 10, expected 12 as in the weights"),
-    ("net_kwargs.n_layers", 10**9, r" is 1000000000, expected 12 as in the weights"),
-    ("net_kwargs.patch_size", 8, r" is 8, expected 16 as in the weights"),
-    ("net_kwargs.patch_size", 0, r" is 0, expected an integer of at least 1"),
-    ("net_kwargs.n_cls", 150, r" is 150, expected 11 as in the weights"),
-    ("net_kwargs.n_cls", REMOVED, r" is missing, expected an integer"),
-    ("net_kwargs.decoder.n_cls", 12, r" is 12, expected 11 as in the weights"),
-    ("net_kwargs.image_size", [128, 256], r" is \[128, 256\], expected a size of 64 patches .* not 128"),
-    ("net_kwargs.image_size", 130, r" is 130, expected multiples of net_kwargs\.patch_size = 16"),
-    ("net_kwargs.image_size", [128], r" is \[128\], expected a positive integer or \[height, width\]"),
-    ("net_kwargs.n_heads", 3, r" is 3, expected a divisor of net_kwargs\.d_model = 64"),
-    ("net_kwargs.n_heads", True, r" is True, expected an integer"),
-    ("net_kwargs.decoder.n_layers", 3, r" is 3, expected 2 as in the weights"),
-    ("net_kwargs.decoder.name", "upernet", r" is 'upernet', expected one of linear, mask_transformer"),
-    ("net_kwargs.decoder.dropout", 1.5, r" is 1\.5, expected a number in \[0, 1\)"),
-    ("net_kwargs.decoder", REMOVED, r"\.name is missing, expected one of linear, mask_transformer"),
-    ("net_kwargs.decoder", "linear", r"\.name is missing, expected one of linear, mask_transformer"),
-    ("net_kwargs.normalization", "imagenet", r" is 'imagenet', expected one of vit, deit"),
-    ("dataset_kwargs.normalization", "deit", r" is 'deit', expected 'vit' as in net_kwargs\.normalization"),
-    ("net_kwargs.distilled", True, r" is True, expected false: distilled .* not supported"),
-    ("net_kwargs.dropout", -0.1, r" is -0\.1, expected a number in \[0, 1\)"),
-    ("net_kwargs.drop_path_rate", 1.0, r" is 1\.0, expected a number in \[0, 1\)"),
-    ("net_kwargs.drop_path_rate", float("nan"), r" is nan, expected a number in \[0, 1\)"),
-    ("dataset_kwargs.patch_type", "tome", r" is 'tome', expected one of algm, pure"),
-    ("dataset_kwargs.patch_type", REMOVED, r" is missing, expected 'algm' or 'pure', as merging settings are given"),
-    ("dataset_kwargs.selected_layers", [1, 5, 7], r" is \[1, 5, 7\], expected \[local, global\]"),
-    ("dataset_kwargs.selected_layers", 5, r" is 5, expected \[local, global\] with 1 <= local < global <= 12"),
-    ("dataset_kwargs.selected_layers", [5, 5], r" is \[5, 5\], expected \[local, global\]"),
-    ("dataset_kwargs.selected_layers", [0, 5], r" is \[0, 5\], expected \[local, global\]"),
-    ("dataset_kwargs.selected_layers", [1, 13], r" is \[1, 13\], expected \[local, global\]"),
-    ("dataset_kwargs.selected_layers", [1.0, 5.0], r" is \[1\.0, 5\.0\], expected \[local, global\]"),
-    ("dataset_kwargs.threshold", 1.2, r" is 1\.2, expected a cosine similarity, a number in \[-1, 1\]"),
-    ("dataset_kwargs.threshold", "0.9", r" is '0\.9', expected a cosine similarity"),
-    ("dataset_kwargs.threshold", REMOVED, r" is missing, expected a cosine similarity"),
-    ("dataset_kwargs.merging_window_size", [2, 4], r" is \[2, 4\], expected a square window"),
-    ("dataset_kwargs.merging_window_size", [1, 1], r" is \[1, 1\], expected \[side, side\] with a side of at least 2"),
-    ("dataset_kwargs.merging_window_size", REMOVED, r" is missing, expected \[side, side\]"),
-    ("inference_kwargs.im_size", REMOVED, r" is missing, expected an integer"),
-    ("inference_kwargs.window_size", 8, r" is 8, expected an integer of at least 16"),
-    ("inference_kwargs.window_stride", 200, r" is 200, expected at most inference_kwargs\.window_size = 128"),
-    ("inference_kwargs.window_stride", "128", r" is '128', expected an integer"),
-    ("inference_kwargs", REMOVED, r"\.\w+ is missing, expected an integer"),
-    ("net_kwargs", REMOVED, r"\.\S+ is missing, expected"),
+    ("net_kwargs.d_model", 96, r"=96: expected 64 as in the weights"),
+    ("net_kwargs.d_model", "64", r"='64':"),
+    ("net_kwargs.n_layers", 10, r"=10: expected 12 as in the weights"),
+    ("net_kwargs.n_layers", 10**9, r"=1000000000: expected 12 as in the weights"),
+    ("net_kwargs.patch_size", 8, r"=8: expected 16 as in the weights"),
+    ("net_kwargs.patch_size", 0, r"=0:"),
+    ("net_kwargs.n_cls", 150, r"=150: expected 11 as in the weights"),
+    ("net_kwargs.n_cls", REMOVED, "=None"),
+    ("net_kwargs.decoder.n_cls", 12, r"=12: expected 11 as in the weights"),
+    ("net_kwargs.image_size", [128, 256], r"=\[128, 256\]:"),
+    ("net_kwargs.image_size", 130, r"=130:"),
+    ("net_kwargs.image_size", [128], r"=\[128\]:"),
+    ("net_kwargs.n_heads", 3, r"=3:"),
+    ("net_kwargs.n_heads", True, r"=True:"),
+    ("net_kwargs.decoder.n_layers", 3, r"=3: expected 2 as in the weights"),
+    ("net_kwargs.decoder.name", "upernet", r"='upernet':"),
+    ("net_kwargs.decoder.dropout", 1.5, r"=1\.5:"),
+    ("net_kwargs.decoder", REMOVED, r"\.name=None"),
+    ("net_kwargs.decoder", "linear", r"\.name=None"),
+    ("net_kwargs.normalization", "imagenet", r"='imagenet':"),
+    ("dataset_kwargs.normalization", "deit", r"='deit':"),
+    ("net_kwargs.distilled", True, r"=True:"),
+    ("net_kwargs.dropout", -0.1, r"=-0\.1:"),
+    ("net_kwargs.drop_path_rate", 1.0, r"=1\.0:"),
+    ("net_kwargs.drop_path_rate", float("nan"), r"=nan:"),
+    ("dataset_kwargs.patch_type", "tome", r"='tome':"),
+    ("dataset_kwargs.patch_type", REMOVED, "=None"),
+    ("dataset_kwargs.selected_layers", [1, 5, 7], r"=\[1, 5, 7\]:"),
+    ("dataset_kwargs.selected_layers", 5, r"=5:"),
+    ("dataset_kwargs.selected_layers", [5, 5], r"=\[5, 5\]:"),
+    ("dataset_kwargs.selected_layers", [0, 5], r"=\[0, 5\]:"),
+    ("dataset_kwargs.selected_layers", [1, 13], r"=\[1, 13\]:"),
+    ("dataset_kwargs.selected_layers", [1.0, 5.0], r"=\[1\.0, 5\.0\]:"),
+    ("dataset_kwargs.threshold", 1.2, r"=1\.2:"),
+    ("dataset_kwargs.threshold", "0.9", r"='0\.9':"),
+    ("dataset_kwargs.threshold", REMOVED, "=None"),
+    ("dataset_kwargs.merging_window_size", [2, 4], r"=\[2, 4\]:"),
+    ("dataset_kwargs.merging_window_size", [1, 1], r"=\[1, 1\]:"),
+    ("dataset_kwargs.merging_window_size", REMOVED, "=None"),
+    ("inference_kwargs.im_size", REMOVED, "=None"),
+    ("inference_kwargs.window_size", 8, r"=8:"),
+    ("inference_kwargs.window_stride", 200, r"=200:"),
+    ("inference_kwargs.window_stride", "128", r"='128':"),
+    ("inference_kwargs", REMOVED, r"\.\w+=None"),
+    ("net_kwargs", REMOVED, r"\.\S+=None"),
 ]
 
 
@@ -343,10 +337,10 @@ def test_setting_that_is_wrong_is_refused_by_name(released, field, value, messag
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("net_kwargs: [1", r"variant\.yml cannot be read as plain YAML: while parsing"),
-        ("!!python/object/apply:os.mkdir [ran]", r"variant\.yml cannot be read as plain YAML: could not determine"),
-        ("- 1\n- 2\n", r"variant\.yml holds a list: expected a mapping"),
-        ("", r"variant\.yml holds a NoneType: expected a mapping"),
+        ("net_kwargs: [1", r"variant\.yml: expected plain YAML: while parsing"),
+        ("!!python/object/apply:os.mkdir [ran]", r"variant\.yml: expected plain YAML: could not determine"),
+        ("- 1\n- 2\n", r"variant\.yml=\[1, 2\]"),
+        ("", r"variant\.yml=None"),
     ],
 )
 def test_variant_that_is_no_plain_mapping_is_refused(released, monkeypatch, tmp_path, text, message):
@@ -361,7 +355,7 @@ def test_variant_that_is_no_plain_mapping_is_refused(released, monkeypatch, tmp_
 def test_missing_variant_is_refused(released):
     folder = released()
     (folder / "variant.yml").unlink()
-    with pytest.raises(ValueError, match=r"variant\.yml does not exist: expected `variant\.yml` beside the"):
+    with pytest.raises(ValueError, match=r"variant\.yml='missing'"):
         convert_segmenter_checkpoint(folder)
 
 
@@ -370,7 +364,7 @@ def test_missing_variant_is_refused(released):
 
 def test_missing_checkpoint_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "checkpoint.pth"):
-        with pytest.raises(ValueError, match=r"checkpoint\.pth does not exist: expected a `checkpoint\.pth` or"):
+        with pytest.raises(ValueError, match=r"checkpoint\.pth='missing'"):
             convert_segmenter_checkpoint(path)
 
 
@@ -378,7 +372,7 @@ def test_missing_checkpoint_is_refused(tmp_path):
 def test_file_that_is_no_checkpoint_is_refused(released, content):
     folder = released()
     (folder / "checkpoint.pth").write_bytes(content)
-    with pytest.raises(ValueError, match=r"checkpoint\.pth is not a checkpoint .* safely: \w+, expected a whole file"):
+    with pytest.raises(ValueError, match=r"checkpoint\.pth: expected a whole file of torch.save"):
         convert_segmenter_checkpoint(folder)
 
 
@@ -386,7 +380,7 @@ def test_cut_off_checkpoint_is_refused(released):
     folder = released()
     content = (folder / "checkpoint.pth").read_bytes()
     (folder / "checkpoint.pth").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"checkpoint\.pth is not a checkpoint .* safely: \w+, expected a whole file"):
+    with pytest.raises(ValueError, match=r"checkpoint\.pth: expected a whole file of torch.save"):
         convert_segmenter_checkpoint(folder)
 
 
@@ -401,9 +395,7 @@ class WritesAFile:
 def test_code_inside_a_checkpoint_is_not_run(released, tmp_path):
     trap = tmp_path / "ran"
     folder = released(checkpoint=lambda weights: {"model": weights, "scheduler": WritesAFile(trap)})
-    with pytest.raises(
-        ValueError, match=r"that can be read safely: it holds \w+\.mkdir, expected nothing but tensors"
-    ):
+    with pytest.raises(ValueError, match=r"checkpoint\.pth='\w+\.mkdir': expected nothing but tensors"):
         convert_segmenter_checkpoint(folder)
     assert not trap.exists()
     torch.load(folder / "checkpoint.pth", weights_only=False)
@@ -413,10 +405,10 @@ def test_code_inside_a_checkpoint_is_not_run(released, tmp_path):
 @pytest.mark.parametrize(
     ("checkpoint", "message"),
     [
-        (lambda weights: weights, r"holds \[.*\]: expected a dict with the state dict under 'model'"),
-        (lambda weights: {"state_dict": weights}, r"holds \['state_dict'\]: expected a dict"),
-        (lambda weights: {"model": {}}, r"holds \['model'\]: expected a dict"),
-        (lambda weights: [1, 2], r"holds list: expected a dict"),
+        (lambda weights: weights, r"checkpoint\.pth=\['decoder"),
+        (lambda weights: {"state_dict": weights}, r"=\['state_dict'\]"),
+        (lambda weights: {"model": {}}, r"=\['model'\]"),
+        (lambda weights: [1, 2], "='list'"),
     ],
 )
 def test_checkpoint_without_a_state_dict_is_refused(released, checkpoint, message):
@@ -427,11 +419,11 @@ def test_checkpoint_without_a_state_dict_is_refused(released, checkpoint, messag
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ({0: "sky"}, r"id2label has 1 entries with the indices \[0\], expected one name for each of 0 to 10"),
-        ({i + 1: str(i) for i in range(11)}, r"id2label has 11 entries with the indices \[1, .*, 11\]"),
-        (["sky"] * 11, r"id2label is \['sky', .* expected a mapping from class index to class name"),
-        ({"sky": 0}, r"id2label is \{'sky': 0\}, expected a mapping"),
-        (dict.fromkeys(range(11)), r"id2label is .* expected every class name to be a string"),
+        ({0: "sky"}, r"id2label={0: 'sky'}: expected .* one for each of 0 to 10"),
+        ({i + 1: str(i) for i in range(11)}, r"id2label={1: '0', .*}"),
+        (["sky"] * 11, r"id2label=\['sky'"),
+        ({"sky": 0}, r"id2label={'sky': 0}"),
+        (dict.fromkeys(range(11)), r"id2label={0: None"),
     ],
 )
 def test_class_names_that_do_not_fit_are_refused(names, message):
@@ -442,75 +434,70 @@ def test_class_names_that_do_not_fit_are_refused(names, message):
 # The script
 
 
-def run_script(tmp_path: Path, *arguments, **variables: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"HF_HOME": str(tmp_path / "hf_home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    environment |= variables
-    # A stand-in for the installed package where the tests run from a checkout that is not installed.
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+def run_script(monkeypatch, **options) -> int:
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *words])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    return stopped.value.code
 
 
-def test_script_converts_checks_and_tells_how_to_load(tmp_path):
+def test_script_converts_checks_and_tells_how_to_load(tmp_path, monkeypatch, capsys):
     names = tmp_path / "names.json"
     names.write_text(json.dumps({str(i): f"class {i}" for i in range(11)}))
     output = tmp_path / "converted model"
-    done = run_script(
-        tmp_path, "--checkpoint", PARITY / "linear" / "checkpoint.pth", "--output_dir", output, "--id2label", names
-    )
-    assert done.returncode == 0, done.stderr
-    assert "reloaded and compared, merging on and off: logits differ by at most 0.0e+00" in done.stdout
-    assert f"AutoModelForSemanticSegmentation.from_pretrained('{output}', trust_remote_code=True)" in done.stdout
+    assert run_script(monkeypatch, checkpoint=PARITY / "linear", output_dir=output, id2label=names) == 0
+    printed = capsys.readouterr().out
+    assert "reloaded and compared, merging on and off: logits differ by at most 0.0e+00" in printed
+    assert f"AutoModelForSemanticSegmentation.from_pretrained('{output}', trust_remote_code=True)" in printed
     written = {path.name for path in output.iterdir()}
     assert written >= {"config.json", "model.safetensors", "preprocessor_config.json", "modeling_algm.py"}
     config = json.loads((output / "config.json").read_text())
     assert (config["merge_threshold"], config["id2label"]["10"]) == (0.9, "class 10")
 
 
+PUBLISHED = {"checkpoint": PARITY / "linear", "push_to_hub": "someone/algm-converted", "license": "mit"}
+
+
 def test_script_publishes_as_everything_here_is_published(tmp_path):
     with HubStandIn() as hub:
-        arguments = [
-            "--checkpoint",
-            PARITY / "linear",
-            "--push_to_hub",
-            "someone/algm-converted",
-            "--license",
-            "mit",
-        ]
-        hub_there = hub.environment(tmp_path / "cache")
-        done = run_script(tmp_path, *arguments, "--output_dir", tmp_path / "out", **hub_there)
+        environment = os.environ | hub.environment(tmp_path / "cache") | {"OMP_NUM_THREADS": "1"}
+        # A stand-in for the installed package where the tests run from a checkout that is not installed.
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        command = [sys.executable, str(SCRIPT), "--output_dir", str(tmp_path / "out")]
+        command += [word for name, value in PUBLISHED.items() for word in (f"--{name}", str(value))]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         files = hub.files("someone/algm-converted")
         messages = list(hub.repositories["someone/algm-converted"].messages.values())
         assert messages == ["initial commit", "Upload model"] and hub.head("someone/algm-converted") in done.stdout
         assert {"model.safetensors", "preprocessor_config.json", "modeling_algm.py"} <= set(files)
         assert b"\nlicense: mit\n" in files["README.md"]
-        refused = run_script(tmp_path, *arguments, "--output_dir", tmp_path / "out", **hub_there | {"HF_TOKEN": "old"})
-    assert refused.returncode == 1 and "Traceback" not in refused.stderr
-    (line,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
-    assert "401" in line and "Nothing was published" in line
+
+
+def test_script_says_in_one_line_why_nothing_was_published(tmp_path, monkeypatch, capsys):
+    assert run_script(monkeypatch, **PUBLISHED, output_dir=tmp_path / "out") == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert [line for line in errors if line.startswith("error: HF_HUB_OFFLINE is set")] == errors[-1:]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"--checkpoint": "none.pth"}, "none.pth does not exist"),
-        ({"--output_dir": "names.json"}, "--output_dir names.json is a file, expected a folder"),
+        ({"--checkpoint": "none.pth"}, "none.pth='missing'"),
+        ({"--output_dir": "names.json"}, "--output_dir='names.json'"),
         ({"--push_to_hub": "me/algm-1.0"}, "repo_id='me/algm-1.0'"),
-        ({"--push_to_hub": "me/algm"}, "expected --push_to_hub and --license together"),
-        ({"--id2label": "none.json"}, "--id2label none.json cannot be read as JSON"),
-        ({"--id2label": "names.json"}, "id2label has 1 entries"),
+        ({"--push_to_hub": "me/algm"}, "--license=None"),
+        ({"--id2label": "none.json"}, "none.json cannot be read as JSON"),
+        ({"--id2label": "names.json"}, "id2label={'0': 'sky'}"),
     ],
 )
 def test_script_refuses_in_one_line(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     Path("names.json").write_text('{"0": "sky"}')
     arguments = {"--checkpoint": str(PARITY / "linear"), "--output_dir": "out"} | arguments
-    monkeypatch.setattr(sys, "argv", ["convert_checkpoint.py", *(word for pair in arguments.items() for word in pair)])
-    with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert run_script(monkeypatch, **{name[2:]: value for name, value in arguments.items()}) == 1
     output = capsys.readouterr()
-    assert stopped.value.code == 1
     assert output.out == ""
     assert output.err.startswith("error: ")
     assert message in output.err
