@@ -21,6 +21,7 @@ BACKBONE_PRESETS = {
         "hidden_size": hidden_size,
         "num_attention_heads": hidden_size // 64,
         "num_hidden_layers": num_hidden_layers,
+        "intermediate_size": 4 * hidden_size,
         "global_merge_layer": global_merge_layer,
     }
     for name, hidden_size, num_hidden_layers, global_merge_layer in (

@@ -171,10 +171,8 @@ def build_segmenter(
     size = {"height": resolution[0], "width": resolution[1]}
     if arguments.model in BACKBONE_PRESETS:
         _check_patches(resolution, PRESET_PATCH_SIZE)
-        preset = BACKBONE_PRESETS[arguments.model]
         config = AlgmConfig(
-            **preset,
-            intermediate_size=4 * preset["hidden_size"],
+            **BACKBONE_PRESETS[arguments.model],
             patch_size=PRESET_PATCH_SIZE,
             image_size=list(resolution),
             num_labels=PRESET_LABELS,

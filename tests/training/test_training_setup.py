@@ -195,6 +195,7 @@ def test_a_recipe_is_the_published_setting(path, tmp_path):
     config = scratch_config(model, augmentation.crop, {index: str(index) for index in range(150)})
     assert (config.hidden_size, config.num_attention_heads, config.num_hidden_layers) == SHAPES[size]
     assert (config.local_merge_layer, config.global_merge_layer) == (local_layer, global_layer)
+    assert config.intermediate_size == 4 * config.hidden_size
     assert config.merge_threshold == tau
     assert (config.inference_mode, config.window_size, config.window_stride) == ("slide", window, stride)
     assert (config.position_interpolation, config.layer_norm_eps) == ("bilinear", 1e-5)
@@ -477,3 +478,8 @@ def test_defaults_of_the_config_and_of_the_arguments_agree():
     overrides = config_overrides(ModelArguments(), (512, 512))
     assert overrides == {"drop_path_rate": 0.1, "decoder_dropout_prob": 0.1, "class_weights": None}
     assert set(overrides) <= set(AlgmConfig().to_dict())
+
+
+def test_a_preset_of_another_width_keeps_the_proportions_of_its_layers():
+    config = scratch_config(ModelArguments("scratch:s", config_overrides={"hidden_size": 256}), (64, 64))
+    assert (config.num_attention_heads, config.intermediate_size, config.num_hidden_layers) == (4, 1024, 12)
