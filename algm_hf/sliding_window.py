@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from transformers.utils import ModelOutput
 
 from .configuration_algm import AlgmConfig
 from .patch_grid import patch_grid
@@ -85,7 +86,10 @@ class ScoredImage(NamedTuple):
 
 
 def slide(
-    forward: Callable[[list[Tensor]], NamedTuple], images: Sequence[Tensor], config: AlgmConfig, mirrored: bool = False
+    forward: Callable[[list[Tensor]], ModelOutput],
+    images: Sequence[Tensor],
+    config: AlgmConfig,
+    mirrored: bool = False,
 ) -> list[ScoredImage]:
     """
     Images `(num_channels, height, width)` of any sizes in the windows of `config`, `window_batch_size` of them at a
