@@ -18,25 +18,17 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import set_seed
 
-from algm_hf.data.arguments import AugmentationArguments, DataArguments
-from algm_hf.data.augmentation import augmentation_speed, augmented, build_augmentation
-from algm_hf.data.loading import load_segmentation_data
+from algm_hf.data.augmentation import augmentation_speed, augmented
 from algm_hf.evaluation.metrics import class_table
 from algm_hf.publishing.trainer_mixin import PublishingMixin
 from algm_hf.publishing.upload import PublishingError
-from algm_hf.runs.command_line import parse_arguments, resume_command
-from algm_hf.runs.provenance import save_run_arguments
-from algm_hf.training.arguments import ModelArguments, SegmentationTrainingArguments
-from algm_hf.training.checkpoints import checkpoint_to_resume, is_finished
-from algm_hf.training.initial_model import build_model, check_model_arguments, shortened
-from algm_hf.training.optimizer import check_optimization
+from algm_hf.runs.command_line import resume_command
+from algm_hf.training.checkpoints import is_finished
+from algm_hf.training.initial_model import shortened
+from algm_hf.training.start import prepare_training
 from algm_hf.training.stopping import StopRequest
 from algm_hf.training.trainer import NothingLeftToTrain, SegmentationTrainer
-
-
-ARGUMENTS = (ModelArguments, DataArguments, AugmentationArguments, SegmentationTrainingArguments)
 
 
 class PublishingTrainer(PublishingMixin, SegmentationTrainer):
@@ -45,37 +37,26 @@ class PublishingTrainer(PublishingMixin, SegmentationTrainer):
 
 def set_up(argv: list[str], stop: StopRequest):
     """Everything before the first step. Whatever does not fit is refused here, by a `ValueError`."""
-    (model_args, data_args, augmentation_args, args), _ = parse_arguments(ARGUMENTS, argv, __doc__)
-    checkpoint = checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir, args.world_size)
-    check_model_arguments(model_args, augmentation_args.crop)
-    check_optimization(args)
-    evaluates = args.eval_strategy != "no" or args.do_eval
-    with args.main_process_first(desc="reading the data set"):
-        splits = ("train", "evaluation") if evaluates else ("train",)
-        data = load_segmentation_data(data_args, splits, shuffle_seed=args.data_seed)
-    set_seed(args.seed)  # of the random weights
-    initial = build_model(model_args, augmentation_args.crop, data.id2label)
-    augmentation = build_augmentation(augmentation_args, initial.processor)
+    start = prepare_training(argv, __doc__)
+    args, initial = start.arguments, start.initial
     trainer = PublishingTrainer(
         model=initial.model,
         args=args,
         processing_class=initial.processor,
-        train_dataset=augmented(data.train, augmentation, args.seed),
-        eval_dataset=data.evaluation,
-        train_with_merging=model_args.train_with_merging,
+        train_dataset=augmented(start.data.train, start.augmentation, args.seed),
+        eval_dataset=start.data.evaluation,
+        train_with_merging=start.model_arguments.train_with_merging,
         stop=stop,
     )
     trainer.card_facts = {"license": args.hub_license}
     if trainer.is_world_process_zero():
-        changes = save_run_arguments(
-            args.output_dir, model=model_args, data=data_args, augmentation=augmentation_args, training=args
-        )
-        print(f"{initial.model.num_parameters():,} parameters, {len(data.id2label)} classes.")
+        changes = start.save_arguments()
+        print(f"{initial.model.num_parameters():,} parameters, {len(start.data.id2label)} classes.")
         if initial.new_weights:
             print(f"New at random: {shortened(initial.new_weights)}.")
-        for name, (before, now) in changes.items() if checkpoint else ():
+        for name, (before, now) in changes.items() if start.checkpoint else ():
             print(f"Other than in the run that this one goes on with: {name} {before} -> {now}.")
-    return trainer, data, augmentation, checkpoint
+    return trainer, start
 
 
 def feeding_speed(augmentation, rows) -> dict[str, float]:
@@ -131,13 +112,14 @@ def write_results(trainer: SegmentationTrainer, data, metrics: dict, speed: dict
 def main() -> None:
     stop = StopRequest()
     try:
-        trainer, data, augmentation, checkpoint = set_up(sys.argv[1:], stop)
+        trainer, start = set_up(sys.argv[1:], stop)
     except (ValueError, OSError, ImportError, RuntimeError) as error:  # refused: one line, no traceback
         sys.exit(f"error: {' '.join(str(error).split())}")
-    speed = feeding_speed(augmentation, data.train)
+    data = start.data
+    speed = feeding_speed(start.augmentation, data.train)
     try:
         with stop:
-            metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
+            metrics = trainer.train(resume_from_checkpoint=start.checkpoint).metrics
     except NothingLeftToTrain as error:
         step = trainer.state.global_step
         if step > trainer.state.max_steps or is_finished(trainer.args.output_dir, step):

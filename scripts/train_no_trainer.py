@@ -25,24 +25,20 @@ from tqdm.auto import tqdm
 from transformers import TrainerState, get_scheduler, set_seed
 
 from algm_hf import AlgmForSemanticSegmentation
-from algm_hf.data.arguments import AugmentationArguments, DataArguments
-from algm_hf.data.augmentation import augmented, build_augmentation
-from algm_hf.data.loading import load_segmentation_data
+from algm_hf.data.augmentation import augmented
 from algm_hf.data.streams import EndlessStream
 from algm_hf.evaluation.metrics import class_table, scalar_metrics
 from algm_hf.refusals import require
-from algm_hf.runs.command_line import field_names, parse_arguments, resume_command
+from algm_hf.runs.command_line import resume_command
 from algm_hf.runs.compat import set_epoch
 from algm_hf.runs.models import config_settings, unwrapped
-from algm_hf.runs.provenance import save_run_arguments
-from algm_hf.training.arguments import ModelArguments, SegmentationTrainingArguments
-from algm_hf.training.checkpoints import STATE_NAME, checkpoint_to_resume, is_finished, remove_old_checkpoints
+from algm_hf.training.checkpoints import STATE_NAME, is_finished, remove_old_checkpoints
 from algm_hf.training.collators import SegmentationCollator
 from algm_hf.training.evaluation import evaluate_in_training
-from algm_hf.training.initial_model import build_model, check_model_arguments
 from algm_hf.training.meters import TokenMeter
-from algm_hf.training.optimizer import build_optimizer, check_optimization
+from algm_hf.training.optimizer import build_optimizer
 from algm_hf.training.sharding import bare_model, is_sharded
+from algm_hf.training.start import prepare_training
 from algm_hf.training.stopping import StopRequest
 
 
@@ -84,15 +80,9 @@ def save_checkpoint(accelerator, args, state):
 def main():
     # 1. Arguments, data and model: all that can be refused before the first step.
     try:
-        kinds = (ModelArguments, DataArguments, AugmentationArguments, SegmentationTrainingArguments)
-        (model_args, data_args, augmentation_args, args), given = parse_arguments(kinds, sys.argv[1:], __doc__)
-        for name in sorted(given & field_names(SegmentationTrainingArguments) - FOLLOWED):
-            require(False, name, getattr(args, name), "no such argument; scripts/train.py takes it")
+        start = prepare_training(sys.argv[1:], __doc__, FOLLOWED)
+        args, data, checkpoint = start.arguments, start.data, start.checkpoint
         require(args.save_strategy != "best", "save_strategy", "best", "no, steps or epoch")
-        checkpoint = checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir, args.world_size)
-        check_model_arguments(model_args, augmentation_args.crop)
-        check_optimization(args)
-        require(args.max_steps > 0 or not data_args.streaming, "max_steps", args.max_steps, "at least 1 of a stream")
         accelerator = Accelerator(
             mixed_precision="bf16" if args.bf16 else "fp16" if args.fp16 else None,  # None: as accelerate launch says
             gradient_accumulation_steps=args.gradient_accumulation_steps,
@@ -106,22 +96,18 @@ def main():
         is_sharded(accelerator)  # refuses what does not work
         found = len(accelerator.log_with)
         require(found == len(args.report_to), "report_to", args.report_to, "trackers that are installed")
-        splits = ("train", "evaluation") if args.eval_strategy != "no" or args.do_eval else ("train",)
-        with accelerator.main_process_first():
-            data = load_segmentation_data(data_args, splits, shuffle_seed=args.data_seed)
-        set_seed(args.seed)  # of the random weights
-        initial = build_model(model_args, augmentation_args.crop, data.id2label)
     except (ValueError, OSError, ImportError, RuntimeError) as error:  # refused: one line, no traceback
         sys.exit(f"error: {' '.join(str(error).split())}")
-    model, processor = initial.model, initial.processor
+    model, processor = start.initial.model, start.initial.processor
 
     # 2. Batches, optimizer, schedule.
-    train_set = augmented(data.train, build_augmentation(augmentation_args, processor), args.seed)
-    train_set = EndlessStream(train_set) if data_args.streaming else train_set
+    is_stream = start.data_arguments.streaming
+    train_set = augmented(data.train, start.augmentation, args.seed)
+    train_set = EndlessStream(train_set) if is_stream else train_set
     loader = DataLoader(
         train_set,
         args.per_device_train_batch_size,
-        shuffle=None if data_args.streaming else True,
+        shuffle=None if is_stream else True,
         collate_fn=SegmentationCollator(len(data.id2label), processor.ignore_index),
         num_workers=args.dataloader_num_workers,
         generator=torch.Generator(),  # not the global one: a resumed training draws the same random numbers
@@ -130,7 +116,7 @@ def main():
     optimizer = build_optimizer(model, model.config.num_hidden_layers, args)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     accumulation = args.gradient_accumulation_steps
-    steps_per_epoch = args.max_steps if data_args.streaming else math.ceil(len(loader) / accumulation)
+    steps_per_epoch = args.max_steps if is_stream else math.ceil(len(loader) / accumulation)
     max_steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * steps_per_epoch)
     warmup = args.get_warmup_steps(max_steps)
     settings = {"scheduler_specific_kwargs": args.lr_scheduler_kwargs}
@@ -149,10 +135,9 @@ def main():
             state.best_metric = None  # the best model lies elsewhere
     state.compute_steps(args, max_steps)  # shares of the training become numbers of steps
     if accelerator.is_main_process:
-        groups = {"model": model_args, "data": data_args, "augmentation": augmentation_args, "training": args}
-        save_run_arguments(args.output_dir, **groups)
+        start.save_arguments()
     accelerator.init_trackers(args.run_name or "algm")
-    accelerator.print(f"{initial.model.num_parameters():,} parameters, {len(data.id2label)} classes.")
+    accelerator.print(f"{start.initial.model.num_parameters():,} parameters, {len(data.id2label)} classes.")
 
     def log(entry):
         state.log_history.append({"epoch": round(state.epoch, 4), **entry, "step": state.global_step})
@@ -160,14 +145,14 @@ def main():
         accelerator.print(state.log_history[-1])
 
     # 4. The loop.
-    merging = {} if model_args.train_with_merging else {"use_token_merging": False}
+    merging = {} if start.model_arguments.train_with_merging else {"use_token_merging": False}
     silent = args.disable_tqdm or not accelerator.is_main_process
     losses, metric = [], "eval_" + (args.metric_for_best_model or "mean_iou").removeprefix("eval_")
     model.train()
     with StopRequest() as stop, tqdm(total=max_steps, initial=state.global_step, disable=silent) as bar:
         while state.global_step < max_steps:
             epoch, steps_done = divmod(state.global_step, steps_per_epoch)
-            if not data_args.streaming:  # a stream counts its passes itself
+            if not is_stream:  # a stream counts its passes itself
                 train_set.set_epoch(epoch)
             set_epoch(loader, epoch)
             batches = skip_first_batches(loader, steps_done * accumulation) if steps_done else loader
