@@ -56,7 +56,7 @@ def test_colour_of_every_pixel_off_the_borders_is_that_of_its_label(seed):
 
 @pytest.mark.parametrize(("numerator", "denominator"), [(2, 1), (3, 1), (1, 3), (1, 5)])
 def test_image_and_labels_do_not_drift_apart_when_resized(numerator, denominator):
-    # One pixel of the resized picture is split by the edge so that more than half of it is bright: it has label 1.
+    # One pixel of the resized image is split by the edge so that more than half of it is bright: it has label 1.
     edge = 15 + denominator // 2
     labels = np.zeros((30, 60), dtype=np.uint8)
     labels[:, edge:] = 1
@@ -113,7 +113,7 @@ def test_normalisation_is_that_of_mean_and_deviation():
 
 
 def sizes_after_resize(size, base_size, count=60, crop=(160, 160), **kwargs):
-    """Sizes of the resized picture, found as the labelled part of a crop that is larger than any of them."""
+    """Sizes of the resized image, found as the labelled part of a crop that is larger than any of them."""
     augmentation = plain(crop, base_size, max_category_ratio=1.0, **kwargs)
     image, annotation = Image.new("RGB", size), Image.new("L", size)
     for seed in range(count):
@@ -166,7 +166,7 @@ def test_no_class_fills_more_than_three_quarters_of_a_crop():
     assert sum(share > 0.75 for share in shares(max_category_ratio=0.75)) <= 2
 
 
-def test_a_picture_of_one_class_is_cropped_all_the_same():
+def test_an_image_of_one_class_is_cropped_all_the_same():
     labels = plain((32, 32), 64)(Image.new("RGB", (90, 64)), Image.new("L", (90, 64), 2))["labels"]
     assert set(labels.unique().tolist()) <= {2, 255}
 
@@ -278,7 +278,7 @@ class Stream:
         return iter(self.content)
 
 
-def test_a_stream_gives_every_picture_the_same_crop_wherever_it_comes():
+def test_a_stream_gives_every_image_the_same_crop_wherever_it_comes():
     augmentation = SegmentationAugmentation((48, 64), 60)
     forward = list(AugmentedIterableDataset(Stream(rows()), augmentation, seed=2))
     backward = list(AugmentedIterableDataset(Stream(rows()[::-1]), augmentation, seed=2))

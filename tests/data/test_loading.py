@@ -67,7 +67,7 @@ def test_labels_may_be_reduced_and_ignored_at_once(folder):
     assert labels_of(data.train[0]) == [255, 0, 1, 2, 255, 255]
 
 
-def test_16_bit_and_palette_label_maps_and_pictures_of_every_kind(folder):
+def test_16_bit_and_palette_label_maps_and_images_of_every_kind(folder):
     write_labels(folder / "annotations/train/a.png", [0, 1, 2, 300, 2, 2])
     indexed = Image.fromarray(np.array([[0, 1, 2, 2, 1, 0]] * 4, dtype=np.uint8)).convert("P")
     indexed.putpalette([9, 9, 9, 10, 20, 30, 200, 100, 50])
@@ -233,10 +233,10 @@ def stored_rows(folder, paths, bad=(), streaming=True):
     """A Parquet file of one row for each path, `None` for no path; it is read as a data set without names."""
     rows = []
     for number, path in enumerate(paths):
-        picture = {"bytes": png(np.full((4, 6, 3), number, dtype=np.uint8)), "path": path}
+        stored = {"bytes": png(np.full((4, 6, 3), number, dtype=np.uint8)), "path": path}
         value = 9 if number in bad else 1
         labels = {"bytes": png(np.full((4, 6), value, np.uint8)), "path": path and "labels.png"}
-        rows.append({"image": picture, "annotation": labels})
+        rows.append({"image": stored, "annotation": labels})
     features = datasets.Features({"image": datasets.Image(), "annotation": datasets.Image()})
     folder.mkdir()
     for part in range(2):
@@ -352,12 +352,12 @@ def test_damaged_files_are_bad_samples_wherever_the_damage_is(column, format):
 
 
 def test_a_png_of_a_broken_header_and_lists_of_different_lengths_are_bad_samples():
-    reader, picture = RowReader(LabelMapping([0, 1])), Image.new("RGB", SIZE)
+    reader, stored = RowReader(LabelMapping([0, 1])), Image.new("RGB", SIZE)
     header = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4s5s", 5, b"IHDR", b"\0" * 5)
     broken = header + struct.pack(">I", zlib.crc32(header[-9:]))
     ragged = [[0, 1, 0], [0, 1]]
     for row in ({"image": {"bytes": broken, "path": "b.png"}, "annotation": Image.new("L", SIZE)},
-                {"image": picture, "annotation": ragged}):  # fmt: skip
+                {"image": stored, "annotation": ragged}):  # fmt: skip
         for read in (reader.check, reader.read):
             with pytest.raises(BadSampleError, match=r"(b\.png|the label map of a) cannot be read as an image"):
                 read({**row, "name": "a"})
@@ -461,7 +461,7 @@ def test_a_bad_row_of_a_stored_data_set_is_named_by_its_position(tmp_path):
     assert len(load(str(tmp_path / "rows"), splits=["train"], ignore_labels=[3]).train) == 4
 
 
-def test_pictures_stay_encoded_until_they_are_used(tmp_path):
+def test_images_stay_encoded_until_they_are_used(tmp_path):
     buffer = io.BytesIO()
     Image.new("RGB", SIZE).save(buffer, format="PNG")
     features = datasets.Features({"image": datasets.Image(), "annotation": datasets.Image()})

@@ -132,23 +132,23 @@ def test_settings_are_scored_drawn_and_written(workplace, tmp_path, monkeypatch,
     assert all(f"\n| {name} " in text for name in SCENE_CLASSES)
 
 
-def test_pictures_show_the_predictions_and_the_worst_images(workplace, tmp_path, monkeypatch):
+def test_drawn_files_show_the_predictions_and_the_worst_images(workplace, tmp_path, monkeypatch):
     run_here(monkeypatch, workplace, tmp_path, "--error_images", "2", "--save_predictions")
     model, processor = segmenter(workplace)
     shares = {}
     for index, row in enumerate(rows(workplace)):
         truth = np.asarray(row["annotation"])
-        with Image.open(tmp_path / "predictions" / "tau_0.5" / f"scene{index}.png") as picture:
-            assert picture.mode == "P"
-            prediction = np.asarray(picture)
+        with Image.open(tmp_path / "predictions" / "tau_0.5" / f"scene{index}.png") as drawn:
+            assert drawn.mode == "P"
+            prediction = np.asarray(drawn)
         shares[f"scene{index}"] = (prediction == truth)[truth != 255].mean()
         scores = evaluate_segmentation(model, processor, [row])
         assert scores["overall_accuracy"] == pytest.approx(shares[f"scene{index}"])
     assert (tmp_path / "predictions" / "legend.png").is_file()
     worst = sorted(shares, key=shares.get)[:2]
-    pictures = sorted((tmp_path / "errors" / "tau_0.5").iterdir())
-    assert [path.name for path in pictures] == [f"{rank}_{name}.png" for rank, name in enumerate(worst, start=1)]
-    assert Image.open(pictures[0]).width > 4 * 400
+    drawings = sorted((tmp_path / "errors" / "tau_0.5").iterdir())
+    assert [path.name for path in drawings] == [f"{rank}_{name}.png" for rank, name in enumerate(worst, start=1)]
+    assert Image.open(drawings[0]).width > 4 * 400
 
 
 def test_windows_and_the_papers_scales_are_those_of_the_command_line(workplace, tmp_path, monkeypatch):
@@ -184,11 +184,11 @@ def test_two_processes_give_the_numbers_of_one(workplace, tmp_path, monkeypatch)
         assert one["num_images"] == 5
         for name in one:
             assert name.startswith("images_per_second") or one[name] == two[name], name
-    pictures = [
+    drawings = [
         {path.name: path.read_bytes() for path in (tmp_path / name / "errors").rglob("*.png")} for name in results
     ]
-    assert len(pictures[0]) >= 2
-    assert pictures[0] == pictures[1]
+    assert len(drawings[0]) >= 2
+    assert drawings[0] == drawings[1]
 
 
 def test_ctrl_c_keeps_the_settings_that_are_done(workplace, tmp_path):
@@ -244,7 +244,7 @@ class ShareOfPixels(evaluate.Metric):
 
 
 def test_a_metric_of_lists_gets_lists(workplace, tmp_path, monkeypatch):
-    """As evaluate's own are: its features turn no pictures into numbers."""
+    """As evaluate's own are: its features turn no images into numbers."""
     (tmp_path / "share_of_pixels.py").write_text(LIST_METRIC)
     arguments = ["--metric", tmp_path / "share_of_pixels.py", "--batch_size", "2"]
     (setting,) = run_here(monkeypatch, workplace, tmp_path / "out", *arguments)["settings"]
@@ -308,8 +308,8 @@ def test_a_data_set_of_other_classes_is_refused():
 
 
 def test_errors_are_red_ignored_pixels_black_and_the_rest_pale():
-    picture = Image.fromarray(np.full((1, 3, 3), 90, np.uint8))
-    found = np.asarray(error_map(picture, np.array([[1, 1, 1]]), np.array([[1, 0, 255]])))[0]
+    drawn = Image.fromarray(np.full((1, 3, 3), 90, np.uint8))
+    found = np.asarray(error_map(drawn, np.array([[1, 1, 1]]), np.array([[1, 0, 255]])))[0]
     assert found[0].min() == found[0].max() > 150
     assert found[1, 0] > 150 > 100 > max(found[1, 1:])
     assert found[2].tolist() == [0, 0, 0]

@@ -44,7 +44,7 @@ TINY = {
 
 
 def write_data(folder: Path, num_train: int = 4, num_validation: int = 3) -> Path:
-    """Pictures 40 x 48 whose colours tell the class, in squares of 8 pixels; `classes.txt` names three classes."""
+    """Images of 40 x 48 whose colours tell the class, in squares of 8 pixels; `classes.txt` names three classes."""
     generator = np.random.default_rng(0)
     for split, count in (("train", num_train), ("validation", num_validation)):
         for kind in ("images", "annotations"):

@@ -68,21 +68,21 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """A wide picture, a tall grey one of the same stem, and a file that is no picture."""
-    folder = tmp_path / "pictures"
+def images(tmp_path):
+    """A wide image, a tall grey one of the same stem, and a file that is no image."""
+    folder = tmp_path / "images"
     folder.mkdir()
     make_scene(0, (60, 100))[0].save(folder / "a.png")
     make_scene(1, (90, 70))[0].convert("L").save(folder / "a.jpg")
-    (folder / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8 no image")
     (folder / "notes.txt").write_text("not looked at")
     return folder
 
 
-def test_predict_writes_maps_pictures_and_numbers_and_names_the_broken_file(checkpoint, pictures, tmp_path):
+def test_predict_writes_maps_images_and_numbers_and_names_the_broken_file(checkpoint, images, tmp_path):
     out = tmp_path / "out"
     done = run(
-        "predict.py", "--model", checkpoint, "--images", pictures, "--output_dir", out, "--batch_size", 3,
+        "predict.py", "--model", checkpoint, "--images", images, "--output_dir", out, "--batch_size", 3,
         "--repeats", 1, "--device", "cpu", code=1,
     )  # fmt: skip
     assert "broken.jpg" in done.stderr
@@ -109,7 +109,7 @@ def test_predict_writes_maps_pictures_and_numbers_and_names_the_broken_file(chec
     assert "predict.py" in report["command"]
 
 
-def test_a_threshold_that_merges_nothing_gives_the_unmerged_map(checkpoint, pictures, tmp_path):
+def test_a_threshold_that_merges_nothing_gives_the_unmerged_map(checkpoint, images, tmp_path):
     """With tau 1 only exactly equal patches merge locally; without the global merge nothing else can."""
     model = AlgmForSemanticSegmentation.from_pretrained(checkpoint)
     model.config.global_merge_layer = None
@@ -117,7 +117,7 @@ def test_a_threshold_that_merges_nothing_gives_the_unmerged_map(checkpoint, pict
     AlgmImageProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path / "local")
     out = tmp_path / "out"
     run(
-        "predict.py", "--model", tmp_path / "local", "--images", pictures / "a.png", "--output_dir", out,
+        "predict.py", "--model", tmp_path / "local", "--images", images / "a.png", "--output_dir", out,
         "--merge_threshold", 1, "--repeats", 0, "--device", "cpu",
     )  # fmt: skip
     report = json.loads((out / "predictions.json").read_text())

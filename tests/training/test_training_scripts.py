@@ -394,9 +394,9 @@ def test_fine_tuning_a_saved_model_on_other_classes_runs(name, finished, data, t
     other = tmp_path / "other"
     shutil.copytree(data, other)
     (other / "classes.txt").write_text("sky\nroad\ncar\ntree", encoding="utf-8")
-    picture = Image.open(other / "annotations" / "train" / "0.png")
-    picture.putpixel((0, 0), 3)
-    picture.save(other / "annotations" / "train" / "0.png")
+    labels = Image.open(other / "annotations" / "train" / "0.png")
+    labels.putpixel((0, 0), 3)
+    labels.save(other / "annotations" / "train" / "0.png")
     train(name, arguments(other, tmp_path / "out", {"merge_threshold": 0.5}, init_from=finished[name]))
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert list(config["id2label"].values()) == ["sky", "road", "car", "tree"]
