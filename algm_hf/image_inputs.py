@@ -92,9 +92,6 @@ def read_image(
     return np.require(pixels, requirements=["C_CONTIGUOUS", "WRITEABLE"])  # torch.from_numpy warns or fails otherwise
 
 
-read_picture = read_image
-
-
 def unrotated_size(image: Any) -> tuple[int, int] | None:
     """Height and width in pixels of a PIL image or file before its EXIF orientation is applied; `None` for arrays."""
     if isinstance(image, (str, Path)) and os.path.isfile(image):
@@ -261,4 +258,4 @@ def _check_map_size(size: tuple[int, int], image_size: tuple[int, int], image: A
     require(size == image_size, f"segmentation_maps[{index}].shape", size, expected)
 
 
-__all__ = ["flatten_images", "read_image", "read_label_maps", "read_picture", "to_numpy", "unrotated_size"]
+__all__ = ["flatten_images", "read_image", "read_label_maps", "to_numpy", "unrotated_size"]

@@ -11,16 +11,15 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
 from ..configuration_algm import AlgmConfig
-from ..image_inputs import read_picture
 from ..image_processing_algm import AlgmImageProcessor
 from ..inference.predictor import SegmentedImage, segment_images
 from ..modeling_algm import AlgmForSemanticSegmentation
 from ..refusals import require, require_choice
+from ..runs.images import upright_rgb
 from ..runs.models import config_settings
 from ..runs.timing import time_settings
 
@@ -226,17 +225,9 @@ def read_upload(path: str | Path) -> Image.Image:
     with image:
         require(image.width * image.height <= MAX_PIXELS, path.name, f"{image.width} x {image.height}", pixels)
         try:
-            image.load()
-            return _as_rgb(image)
+            return upright_rgb(image)
         except Exception as error:
             raise ValueError(f"{path.name}={DAMAGED}") from error
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    """What the image processor makes of an image before resizing it, as an image."""
-    statistics = {"image_mean": 0.5, "image_std": 0.5}
-    pixels = read_picture(image, 0, do_convert_rgb=True, do_rescale=True, do_normalize=False, **statistics)
-    return Image.fromarray(np.clip(pixels.transpose(1, 2, 0).round(), 0, 255).astype(np.uint8))
 
 
 __all__ = ["Comparison", "DemoSegmenter", "MergeSettings", "read_upload"]

@@ -6,7 +6,6 @@ Starts ALGM from a plain Vision Transformer of transformers or timm: its weights
 encoder gives the features of the source, after its last LayerNorm.
 """
 
-import inspect
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -187,9 +186,8 @@ def from_vit(
     ```
     """
     labels = label_fields(id2label, num_labels)
-    fields = inspect.signature(AlgmConfig.__init__).parameters
     for name, value in config_overrides.items():
-        require(name in fields, name, value, "a field of AlgmConfig")
+        require(name in AlgmConfig.__annotations__, name, value, "a field of AlgmConfig")
     files = VitFiles(name_or_path, revision)
     source = _read_source(files, config_overrides)
     _refuse_changes(source, config_overrides, files.name)
@@ -214,9 +212,8 @@ def from_vit(
 
 def _refuse_changes(source: _Source, overrides: Mapping[str, Any], name: str) -> None:
     """Refuses overrides of what cannot be changed; what a source does not have is the default of [`AlgmConfig`]."""
-    parameters = inspect.signature(AlgmConfig.__init__).parameters
     for field in sorted(source.fixed & set(overrides)):
-        value = source.config.get(field, parameters[field].default)
+        value = source.config.get(field, getattr(AlgmConfig, field))
         require(overrides[field] == value, field, overrides[field], f"{value!r}, which {name} was trained with")
 
 

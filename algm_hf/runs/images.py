@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from ..image_inputs import read_picture
+from ..image_inputs import read_image
 from ..refusals import require
 
 
@@ -32,7 +32,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     image.load()
     if image.getexif().get(ORIENTATION, 1) == 1 and image.mode == "RGB" and "transparency" not in image.info:
         return image
-    pixels = read_picture(image, 0, True, True, False, image_mean=0.0, image_std=1.0)
+    pixels = read_image(image, 0, True, True, False, image_mean=0.0, image_std=1.0)
     return Image.fromarray(np.ascontiguousarray(np.moveaxis(pixels, 0, -1)).round().astype(np.uint8))
 
 

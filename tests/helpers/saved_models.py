@@ -21,7 +21,7 @@ sys.meta_path.insert(0, Absent())
 """
 
 
-def picture(width, height, seed):
+def flat_image(width, height, seed):
     """An image of flat regions."""
     pixels = blocky_images(2, height, width, seed=seed)[1].permute(1, 2, 0)
     return Image.fromarray((pixels * 60 + 128).clamp(0, 255).to(torch.uint8).numpy())

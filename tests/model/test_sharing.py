@@ -11,7 +11,7 @@ import tempfile
 import pytest
 import torch
 from safetensors.torch import load_file
-from saved_models import CHILD_PREAMBLE, NAMES, label_map, picture
+from saved_models import CHILD_PREAMBLE, NAMES, flat_image, label_map
 from tiny_models import blocky_images, tiny_config, tiny_model
 from torch import nn
 from transformers import (
@@ -214,17 +214,17 @@ def test_the_pipeline_gives_masks_of_the_original_size(tmp_path, dtype):
     save(tmp_path / "model")
     assert "custom_pipelines" not in json.loads((tmp_path / "model" / "config.json").read_text())
     segmenter = pipeline("image-segmentation", model=str(tmp_path / "model"), trust_remote_code=True, dtype=dtype)
-    image = picture(90, 70, seed=1)
+    image = flat_image(90, 70, seed=1)
     image.save(tmp_path / "picture.png")
-    from_picture, from_path = segmenter(image), segmenter(str(tmp_path / "picture.png"))
-    assert all(entry["mask"].size == (90, 70) for entry in from_picture)
-    assert torch.equal(label_map(from_picture), label_map(from_path))
+    from_image, from_path = segmenter(image), segmenter(str(tmp_path / "picture.png"))
+    assert all(entry["mask"].size == (90, 70) for entry in from_image)
+    assert torch.equal(label_map(from_image), label_map(from_path))
     processor, model = segmenter.image_processor, segmenter.model
     inputs = processor(image, return_tensors="pt").to(dtype)
     with torch.no_grad():
         outputs = model(**inputs)
     expected = nn.functional.interpolate(outputs.logits.float(), size=(70, 90), mode="bilinear").argmax(1)[0]
-    assert torch.equal(label_map(from_picture), expected)
+    assert torch.equal(label_map(from_image), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -232,7 +232,7 @@ def test_the_pipeline_gives_masks_of_the_original_size(tmp_path, dtype):
 def test_the_pipeline_gives_the_same_masks_whatever_its_batch_size(tmp_path, sizes, dtype):
     save(tmp_path / "model")
     segmenter = pipeline("image-segmentation", model=str(tmp_path / "model"), trust_remote_code=True, dtype=dtype)
-    images = [picture(*size, seed=seed) for seed, size in enumerate(sizes)]
+    images = [flat_image(*size, seed=seed) for seed, size in enumerate(sizes)]
     single, paired = segmenter(images, batch_size=1), segmenter(images, batch_size=2)
     for image, one, two in zip(images, single, paired, strict=True):
         assert one[0]["mask"].size == image.size

@@ -20,7 +20,7 @@ from hub_stand_in import TOKEN, Failure, HubStandIn
 from PIL import Image
 from places import HELPERS, ROOT
 from safetensors.torch import load_file, save_file
-from saved_models import CHILD_PREAMBLE, NAMES, label_map, picture
+from saved_models import CHILD_PREAMBLE, NAMES, flat_image, label_map
 from tiny_models import blocky_images, tiny_model
 from transformers import AutoImageProcessor, PreTrainedModel
 
@@ -99,7 +99,7 @@ torch.save(found, sys.argv[3])
 def published(folder, tmp_path_factory):
     """Everything pushed by one process and loaded again by another one that has no cache and not this package."""
     work = tmp_path_factory.mktemp("hub")
-    picture(90, 70, seed=1).save(work / "street.jpg")
+    flat_image(90, 70, seed=1).save(work / "street.jpg")
     torch.save(blocky_images(2, 64, 72), work / "images.pt")
     with HubStandIn() as hub:
         stale = dict.fromkeys(("model-00001-of-00002.safetensors", "pytorch_model.bin", "training_args.bin"), b"old")
