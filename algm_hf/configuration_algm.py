@@ -5,6 +5,7 @@
 from typing import Any
 
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
 from .refusals import is_integer, is_number, require, require_bool, require_choice, require_integer, require_number
 
@@ -126,7 +127,7 @@ class AlgmConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any):
         if isinstance(self.image_size, tuple):
             self.image_size = list(self.image_size)
-        if self.class_weights is not None:
+        if isinstance(self.class_weights, tuple):
             self.class_weights = list(self.class_weights)
         if self.decoder_hidden_size is None:
             self.decoder_hidden_size = self.hidden_size
@@ -158,7 +159,8 @@ class AlgmConfig(PreTrainedConfig):
         require_integer("num_labels", self.num_labels, 2)  # an object and its background are two classes
         # Their number is compared with num_labels where they are used: a checkpoint's weights must not keep it from
         # being loaded with other classes.
-        valid = self.class_weights is None or all(is_number(weight) and weight >= 0 for weight in self.class_weights)
+        weights = [] if self.class_weights is None else self.class_weights
+        valid = isinstance(weights, list) and all(is_number(weight) and weight >= 0 for weight in weights)
         require(valid, "class_weights", self.class_weights, "None or numbers >= 0, one for each class")
 
     def _validate_merging(self) -> None:
@@ -189,6 +191,9 @@ class AlgmConfig(PreTrainedConfig):
             require_integer(name, getattr(self, name), 1)
         for name in ("num_register_tokens", "decoder_num_hidden_layers"):
             require_integer(name, getattr(self, name), 0)
+        require(self.hidden_act in ACT2FN, "hidden_act", self.hidden_act, "an activation of transformers' ACT2FN")
+        for name in ("initializer_range", "layer_norm_eps"):
+            require_number(name, getattr(self, name), 0)
         rates = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
         for name in (*rates, "decoder_dropout_prob", "decoder_drop_path_rate"):
             rate = getattr(self, name)

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..data.drawn_scenes import make_scene
-from ..inference.drawing import token_map
+from ..inference.drawing import draw_tokens
 from ..inference.palettes import make_palette
 from ..refusals import require_integer
 from ..runs.tables import markdown_table
@@ -74,7 +74,7 @@ def make_views(image: Image.Image, comparison: Comparison, id2label: Mapping[int
     return Views(
         image=image.resize(size, Image.Resampling.LANCZOS),
         label_map=shown_labels,
-        tokens=_token_image(image, comparison, patch_size),
+        tokens=draw_tokens(image, comparison.merged, patch_size, SHOWN_SIDE * min(1, image.width / image.height)),
         masks=[(OPACITY * (shown_labels == label), name) for label, name in names.items()],
         colors={name: "#{:02x}{:02x}{:02x}".format(*palette[label]) for label, name in names.items()},
         numbers=number_text(comparison),
@@ -94,16 +94,6 @@ def _resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size[::-1], labels.shape, strict=True)
     )
     return labels[rows[:, None], columns].astype(np.uint16)
-
-
-def _token_image(image: Image.Image, comparison: Comparison, patch_size: int) -> Image.Image | None:
-    result = comparison.merged
-    if result.patch_to_token is None:  # windows of one image merge on their own: there is no one map
-        return None
-    height, width = result.input_size
-    seen = image.resize((width, height), Image.Resampling.BILINEAR)
-    magnify = max(1, round(SHOWN_SIDE / max(width, height)))
-    return token_map(seen, result.patch_to_token, result.grid_size, patch_size, magnify)
 
 
 def named_shares(labels: np.ndarray, id2label: Mapping[int, str]) -> dict[int, str]:

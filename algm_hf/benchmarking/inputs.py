@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from ..configuration_algm import BACKBONE_PRESETS, AlgmConfig
+from ..configuration_algm import BACKBONE_PRESETS, MERGE_THRESHOLD_RANGE, AlgmConfig
 from ..data.drawn_scenes import make_scene
 from ..image_processing_algm import AlgmImageProcessor
 from ..modeling_algm import AlgmForSemanticSegmentation
@@ -129,9 +129,10 @@ class BenchmarkArguments:
         require(Path(self.output).suffix == ".json", "--output", self.output, "a file name that ends in .json")
         for name in ("resolutions", "batch_sizes"):
             require(getattr(self, name), f"--{name}", getattr(self, name), "at least one value")
+        low, high = MERGE_THRESHOLD_RANGE
         ranges: dict[str, tuple[Callable, str]] = {
             "batch_sizes": (lambda value: value >= 1, "numbers of at least 1"),
-            "merge_thresholds": (lambda value: -1 <= value <= 1, "numbers from -1 to 1"),
+            "merge_thresholds": (lambda value: low <= value <= high, f"numbers from {low:g} to {high:g}"),
             "token_ratios": (lambda value: 0 < value <= 1, "numbers above 0 and up to 1"),
             "flop_ratios": (lambda value: 1 <= value < float("inf"), "numbers of at least 1"),
             "resolutions": (lambda value: re.fullmatch(r"[1-9]\d*(x[1-9]\d*)?", value), "pixels, as 512 or 512x1024"),

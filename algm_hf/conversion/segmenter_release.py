@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import yaml
 
-from ..configuration_algm import AlgmConfig
+from ..configuration_algm import MERGE_THRESHOLD_RANGE, AlgmConfig
 from ..image_processing_algm import AlgmImageProcessor
 from ..modeling_algm import AlgmForSemanticSegmentation
 from ..refusals import is_integer, is_number, require, require_integer
@@ -277,7 +277,9 @@ def _merging_settings(variant: _Variant) -> dict[str, Any]:
     )
     sides = variant.pair(settings["merging_window_size"], minimum=2)
     variant.require(sides[0] == sides[1], settings["merging_window_size"], "a square window, [side, side]")
-    variant.require(is_number(threshold) and -1 <= threshold <= 1, settings["threshold"], "a number in [-1, 1]")
+    low, high = MERGE_THRESHOLD_RANGE
+    valid = is_number(threshold) and low <= threshold <= high
+    variant.require(valid, settings["threshold"], f"a number in [{low:g}, {high:g}]")
     return {
         "use_token_merging": True,
         "local_merge_layer": layers[0],

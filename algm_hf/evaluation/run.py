@@ -17,6 +17,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
+from ..configuration_algm import MERGE_THRESHOLD_RANGE
 from ..data.arguments import DataArguments
 from ..data.classes import IGNORE_INDEX
 from ..data.loading import SegmentationData, load_segmentation_data
@@ -88,7 +89,7 @@ class EvaluationArguments:
     error_images: int = field(
         default=0, metadata={"help": "Draw image, truth, prediction and errors of so many of the worst images."}
     )
-    plot: bool = field(default=True, metadata={"help": "Draw the curve of several settings, if matplotlib is there."})
+    plot: bool = field(default=True, metadata={"help": "Draw the curve of several settings."})
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a model on the Hub."})
     trust_remote_code: bool = field(
         default=False, metadata={"help": "Run the checkpoint's own copy of the model code instead of this package's."}
@@ -102,7 +103,7 @@ class EvaluationArguments:
         for choice in self.merging:
             require_choice("merging", choice, ("on", "off"))
         for threshold in self.merge_thresholds:
-            require_number("merge_thresholds", threshold, -1, 1)
+            require_number("merge_thresholds", threshold, *MERGE_THRESHOLD_RANGE)
         unused = self.merge_thresholds and self.merging == ["off"]
         require(not unused, "merging", self.merging, "on among the values, with merge_thresholds")
 
@@ -198,10 +199,11 @@ class EvaluationRun:
             with config_settings(self.model, **fields):
                 self._warm_up()
                 scores = self._evaluate(name)
-            self.results["settings"].append({"name": name, **fields, **scores})
-            self.results["skipped"] = list(self.data.skipped)
+            settings = [*self.results["settings"], {"name": name, **fields, **scores}]
+            results = {**self.results, "settings": settings, "skipped": list(self.data.skipped)}
             if self.accelerator.is_main_process:
-                save_results(self.results, self.folder, self.arguments.plot)
+                save_results(results, self.folder, self.arguments.plot)
+            self.results = results  # done is what is written: an interruption in between says one less
 
     def _warm_up(self) -> None:
         """One batch that no clock sees: what is only done once is no property of the setting."""

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
+from ..patch_grid import patch_grid
 from ..refusals import require, require_number
 from .palettes import IGNORE_COLOR, make_palette
 from .predictor import SegmentedImage
@@ -140,7 +141,7 @@ def token_map(
         `Image.Image`: RGB, `magnify` times the image's size.
     """
     grid_size, tokens = tuple(int(side) for side in grid_size), np.asarray(patch_to_token).astype(np.int64)
-    covering = (-(-image.height // patch_size), -(-image.width // patch_size))
+    covering = patch_grid((image.height, image.width), patch_size)
     require(grid_size == covering, "grid_size", grid_size, f"the {covering} patches of the image")
     require(tokens.size == np.prod(grid_size), "patch_to_token", tokens.shape, f"a token for each of {grid_size}")
     cells = tokens.reshape(grid_size).repeat(patch_size, axis=0).repeat(patch_size, axis=1)

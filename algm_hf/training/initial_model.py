@@ -18,6 +18,7 @@ from ..conversion.plain_vit import from_vit
 from ..conversion.segmenter_release import convert_segmenter_checkpoint
 from ..image_processing_algm import AlgmImageProcessor
 from ..modeling_algm import AlgmForSemanticSegmentation
+from ..patch_grid import patch_grid
 from ..refusals import require, require_integer
 from ..vit_embeddings import resize_positions
 from .arguments import ModelArguments
@@ -90,7 +91,7 @@ def scratch_config(
 
 def _whole_patches(size: tuple[int, int], patch_size: int) -> int | list[int]:
     """Height and width, rounded up to whole patches; one number for a square, as the config writes it."""
-    height, width = (patch_size * -(-side // patch_size) for side in size)
+    height, width = (patch_size * side for side in patch_grid(size, patch_size))
     return height if height == width else [height, width]
 
 

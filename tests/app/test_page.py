@@ -94,7 +94,7 @@ def test_layer_zero_switches_a_merge_off():
         ((1.5, 1, 3), "merge_threshold=1.5"),
         ((float("nan"), 1, 3), "merge_threshold=nan"),
         ((0.5, 1, 9), "global_merge_layer=9"),
-        ((0.9, 3, 3), "local_merge_layer=3 and global_merge_layer=3"),
+        ((0.9, 3, 3), "local_merge_layer=3: expected a layer before global_merge_layer=3"),
     ],
 )
 def test_controls_that_make_no_sense_are_refused_and_leave_the_checkpoints_settings(

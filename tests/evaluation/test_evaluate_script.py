@@ -5,13 +5,14 @@
 import csv
 import json
 import os
+import re
 import runpy
 import signal
 import socket
 import subprocess
 import sys
 import time
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import module_from_spec, spec_from_file_location
 from types import SimpleNamespace
 
 import numpy as np
@@ -123,10 +124,7 @@ def test_settings_are_scored_drawn_and_written(workplace, tmp_path, monkeypatch,
         curve = list(csv.DictReader(file))
     assert [row["merge_threshold"] for row in curve] == ["", "0.3", "0.9"]
     assert [float(row["mean_iou"]) for row in curve] == [setting["mean_iou"] for setting in results["settings"]]
-    if find_spec("matplotlib") is None:  # optional
-        assert not (tmp_path / "curve.png").exists()
-    else:
-        assert Image.open(tmp_path / "curve.png").size == (1320, 540)
+    assert Image.open(tmp_path / "curve.png").size == (1320, 540)
     text = (tmp_path / "results.md").read_text()
     assert text.strip() in capsys.readouterr().out
     assert all(f"\n| {name} " in text for name in SCENE_CLASSES)
@@ -205,7 +203,8 @@ def test_ctrl_c_keeps_the_settings_that_are_done(workplace, tmp_path):
     assert process.returncode == 130, errors
     done = json.loads((tmp_path / "results.json").read_text())["settings"]
     assert 1 <= len(done) < 500
-    assert f"Interrupted: {len(done)} of 500 settings are done." in errors
+    said = int(re.search(r"Interrupted: (\d+) of 500 settings are done\.", errors)[1])
+    assert said in (len(done), len(done) - 1)  # between writing and noting, one more is written
     assert "| tau 0.1 " in output
 
 

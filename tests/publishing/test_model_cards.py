@@ -119,7 +119,7 @@ def test_the_card_of_the_model_trained_here_says_how_to_repeat_it_and_what_was_m
     kinds = (ModelArguments, DataArguments, AugmentationArguments, SegmentationTrainingArguments)
     parser = HfArgumentParser(kinds)
     model, data, augmentation, training = parser.parse_args_into_dataclasses(shlex.split(command))
-    assert (data.dataset, model.hidden_size, augmentation.crop_size) == ("camvid", 64, [160])
+    assert (data.dataset, model.config_overrides["hidden_size"], augmentation.crop_size) == ("camvid", 64, [160])
     assert training.max_steps == facts["training"]["steps"]
 
 

@@ -28,14 +28,14 @@ from algm_hf.training.stopping import StopRequest
 from algm_hf.training.trainer import SegmentationTrainer
 
 
-def test_collator_stacks_and_refuses_labels_outside_the_classes():
-    row = {"pixel_values": torch.zeros(3, 4, 6), "labels": torch.full((4, 6), 255)}
+def test_rows_are_stacked_and_labels_outside_the_classes_refused_before_or_in_the_step():
+    row = {"pixel_values": torch.zeros(3, 16, 24), "labels": torch.full((16, 24), 255)}
     batch = SegmentationCollator(num_labels=3)([row, row])
-    assert batch["pixel_values"].shape == (2, 3, 4, 6)
-    assert batch["labels"].shape == (2, 4, 6)
+    assert batch["pixel_values"].shape == (2, 3, 16, 24)
+    assert batch["labels"].shape == (2, 16, 24)
     assert batch["labels"].dtype == torch.int64
-    with pytest.raises(ValueError, match="3"):
-        SegmentationCollator(num_labels=3)([{**row, "labels": torch.full((4, 6), 3)}])
+    with pytest.raises(ValueError, match=r"labels=\[3\]"):  # by the collator where an accelerator runs the step
+        tiny_model(num_labels=3)(**SegmentationCollator(num_labels=3)([{**row, "labels": torch.full((16, 24), 3)}]))
 
 
 def test_a_time_limit_ends_the_training_after_the_step_and_has_to_be_positive():
