@@ -70,7 +70,7 @@ def speed_table(results: Sequence[Mapping]) -> str:
         name = model_name(result)
         if name not in largest or record["batch_size"] > largest[name][0]["batch_size"]:
             largest[name] = record, row
-    header = ["Model", "Tokens kept", "FLOP ratio", "Speed-up", "Efficiency", "Images/s", "End to end"]
+    header = ["Model", "Tokens kept", "FLOP ratio", "Speed-up", "Efficiency", "End to end"]
     return markdown_table(
         header,
         [
@@ -80,7 +80,6 @@ def speed_table(results: Sequence[Mapping]) -> str:
                 number(row["flop_ratio"], ".2f"),
                 number(row["speed_up"], ".2f"),
                 number(row["efficiency"], ".2f", ""),
-                number(row["images_per_second"], ".1f", ""),
                 number(row["end_to_end_speed_up_over_dense"], ".2f"),
             ]
             for name, (record, row) in largest.items()
