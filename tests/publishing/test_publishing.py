@@ -236,6 +236,11 @@ SCENARIOS = {
         {},
         r"409 .*The branch is being rewritten.* Nothing was published on 'main'",
     ),
+    "invalid": (
+        Failure("POST", "/api/models/someone/invalid/commit/", 400, "The branch takes no such file"),
+        {},
+        r"Upload to someone/invalid: .*The branch takes no such file.* Nothing was published on 'main'",
+    ),
     "overtaken": (
         Failure("POST", "/api/models/someone/overtaken/commit/", 412, "A commit has happened since"),
         {},
@@ -280,7 +285,7 @@ def failed(folder, tmp_path_factory):
             entries.append({"arguments": arguments + changes.get("more", []), "token": changes.get("token", TOKEN)})
             entries[-1]["interrupt"] = changes.get("interrupt", False)
             hub.failures += [failure] if failure else []
-            if name in ("cut", "conflict", "overtaken", "answerless", "late", "ctrl_c", "public", "down"):
+            if name in ("cut", "conflict", "invalid", "overtaken", "answerless", "late", "ctrl_c", "public", "down"):
                 hub.create(repo_id, files={"model.safetensors": b"before"})
                 before[name] = hub.head(repo_id)
         (work / "scenarios.json").write_text(json.dumps(entries))
