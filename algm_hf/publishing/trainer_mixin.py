@@ -10,8 +10,6 @@ from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi
 
-from .card_facts import facts_from_folder
-from .model_card import render_card, write_card
 from .publication import prepare_publication
 from .upload import publish, refuse_card_problems
 
@@ -35,12 +33,6 @@ class PublishingMixin:
     card_facts: dict[str, Any] = {}
     replace_card = False
     allow_card_problems = False
-
-    def create_model_card(self, *args, **kwargs) -> None:
-        """Writes a rendered `README.md` into the output folder. The arguments change nothing."""
-        if self.is_world_process_zero():
-            facts = facts_from_folder(self.args.output_dir, **{"model_id": self._repo_id(), **self.card_facts})
-            write_card(render_card(facts), self.args.output_dir, self.replace_card)
 
     def push_to_hub(
         self,

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +25,6 @@ from transformers import AutoImageProcessor, PreTrainedModel
 
 from algm_hf import AlgmForSemanticSegmentation, AlgmImageProcessor
 from algm_hf.publishing.publication import check_repo_id, prepare_publication
-from algm_hf.publishing.trainer_mixin import PublishingMixin
 from algm_hf.publishing.upload import push_model_to_hub
 
 
@@ -483,22 +481,3 @@ def test_a_model_whose_card_has_problems_is_not_pushed_unless_asked_for(folder):
         push_model_to_hub(model, "me/streets")
     with pytest.raises(RuntimeError, match="HF_HUB_OFFLINE is set"):  # as far as it gets here
         push_model_to_hub(model, "me/streets", allow_card_problems=True)
-
-
-def test_a_trainer_writes_a_card_and_replaces_one_that_is_there_only_if_told_to(copy):
-    class Recorded(PublishingMixin):
-        card_facts, hub_model_id = {"license": "mit"}, "me/streets"
-        args = SimpleNamespace(output_dir=str(copy), hub_model_id=None)
-
-        def is_world_process_zero(self):
-            return True
-
-    card = copy / "README.md"
-    Recorded().create_model_card()
-    assert "license: mit" in card.read_text()
-    card.write_text("By hand.")
-    Recorded().create_model_card()
-    assert card.read_text() == "By hand."
-    Recorded.replace_card = True
-    Recorded().create_model_card()
-    assert "license: mit" in card.read_text()
