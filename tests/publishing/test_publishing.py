@@ -21,10 +21,11 @@ from places import HELPERS, ROOT
 from safetensors.torch import load_file, save_file
 from saved_models import CHILD_PREAMBLE, NAMES, flat_image, label_map
 from tiny_models import blocky_images, tiny_model
-from transformers import AutoImageProcessor, PreTrainedModel
+from transformers import AutoImageProcessor, PreTrainedModel, Trainer, TrainingArguments
 
 from algm_hf import AlgmForSemanticSegmentation, AlgmImageProcessor
 from algm_hf.publishing.publication import check_repo_id, prepare_publication
+from algm_hf.publishing.trainer_mixin import PublishingMixin
 from algm_hf.publishing.upload import push_model_to_hub
 
 
@@ -481,3 +482,18 @@ def test_a_model_whose_card_has_problems_is_not_pushed_unless_asked_for(folder):
         push_model_to_hub(model, "me/streets")
     with pytest.raises(RuntimeError, match="HF_HUB_OFFLINE is set"):  # as far as it gets here
         push_model_to_hub(model, "me/streets", allow_card_problems=True)
+
+
+def test_a_trainer_refuses_facts_beside_a_card_of_the_folder_unless_it_is_to_be_replaced(folder, tmp_path):
+    class PublishingTrainer(PublishingMixin, Trainer):
+        card_facts = {"license": "mit"}
+
+    prepare_publication(folder, "me/streets", license="mit").card.save(tmp_path / "README.md")
+    args = TrainingArguments(output_dir=str(tmp_path), hub_model_id="me/streets", report_to="none", use_cpu=True)
+    model = AlgmForSemanticSegmentation.from_pretrained(folder)
+    trainer = PublishingTrainer(model, args, processing_class=AutoImageProcessor.from_pretrained(folder))
+    with pytest.raises(ValueError, match="license='mit': expected nothing, as .*README.md exists"):
+        trainer.push_to_hub()
+    trainer.replace_card = True
+    with pytest.raises(RuntimeError, match="HF_HUB_OFFLINE is set"):  # as far as it gets here
+        trainer.push_to_hub()
