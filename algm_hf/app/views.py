@@ -69,7 +69,7 @@ def make_views(image: Image.Image, comparison: Comparison, id2label: Mapping[int
     """
     labels = comparison.merged.label_map
     size = _shown_size(image.size)
-    shown_labels = _resize_labels(labels, size)
+    shown_labels = np.asarray(Image.fromarray(labels.astype(np.uint16)).resize(size, Image.Resampling.NEAREST))
     palette, names = make_palette(id2label), named_shares(labels, id2label)
     return Views(
         image=image.resize(size, Image.Resampling.LANCZOS),
@@ -86,14 +86,6 @@ def _shown_size(size: tuple[int, int]) -> tuple[int, int]:
     scale = SHOWN_SIDE / max(size)
     scale = scale if scale < 1 else max(1, int(scale))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def _resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The class at the centre of each new pixel; `size` is width and height."""
-    rows, columns = (
-        (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size[::-1], labels.shape, strict=True)
-    )
-    return labels[rows[:, None], columns].astype(np.uint16)
 
 
 def named_shares(labels: np.ndarray, id2label: Mapping[int, str]) -> dict[int, str]:
