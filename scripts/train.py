@@ -48,7 +48,7 @@ def set_up(argv: list[str], stop: StopRequest):
         train_with_merging=start.model_arguments.train_with_merging,
         stop=stop,
     )
-    trainer.card_facts = {"license": args.hub_license}
+    trainer.card_facts, trainer.replace_card = {"license": args.hub_license}, args.hub_replace_card
     if trainer.is_world_process_zero():
         changes = start.save_arguments()
         print(f"{initial.model.num_parameters():,} parameters, {len(start.data.id2label)} classes.")

@@ -22,7 +22,8 @@ from .segmenter import Comparison
 SHOWN_SIDE = 1024  # pixels of the longer side of an image on the page
 SAMPLE_SIZE = (256, 384)
 SAMPLE_SEEDS = (900_012, 900_003, 900_033, 900_028, 900_016, 900_022)
-LISTED_CLASSES = 40
+LISTED_CLASSES = 40  # each with its name and colour; all smaller ones share one
+SMALLER, GREY = -1, (128, 128, 128)
 OPACITY = 0.65  # of the classes over the image
 
 
@@ -34,8 +35,8 @@ class Views:
         image (`Image.Image`): RGB.
         label_map (`np.ndarray` of shape `(height, width)`, uint16): The classes of `image`'s pixels.
         tokens (`Image.Image`, *optional*): The token map; `None` where the model works in windows.
-        masks (`list[tuple[np.ndarray, str]]`): For each class, the largest first: its opacity at each pixel of
-            `image`, and its name with its share of the pixels.
+        masks (`list[tuple[np.ndarray, str]]`): For each of [`named_shares`]: its opacity at each pixel of `image`,
+            and its name with its share of the pixels.
         colors (`dict[str, str]`): Colour of each of these names.
         numbers (`str`): Markdown.
     """
@@ -69,13 +70,15 @@ def make_views(image: Image.Image, comparison: Comparison, id2label: Mapping[int
     """
     labels = comparison.merged.label_map
     size = _shown_size(image.size)
-    shown_labels = _resize_labels(labels, size)
-    palette, names = make_palette(id2label), named_shares(labels, id2label)
+    shown_labels = np.asarray(Image.fromarray(labels.astype(np.uint16)).resize(size, Image.Resampling.NEAREST))
+    names = named_shares(labels, id2label)
+    painted = np.where(np.isin(shown_labels, list(names)), shown_labels.astype(int), SMALLER)
+    palette = dict(enumerate(make_palette(id2label))) | {SMALLER: GREY}
     return Views(
         image=image.resize(size, Image.Resampling.LANCZOS),
         label_map=shown_labels,
         tokens=draw_tokens(image, comparison.merged, patch_size, SHOWN_SIDE * min(1, image.width / image.height)),
-        masks=[(OPACITY * (shown_labels == label), name) for label, name in names.items()],
+        masks=[(OPACITY * (painted == label), name) for label, name in names.items()],
         colors={name: "#{:02x}{:02x}{:02x}".format(*palette[label]) for label, name in names.items()},
         numbers=number_text(comparison),
     )
@@ -88,20 +91,18 @@ def _shown_size(size: tuple[int, int]) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The class at the centre of each new pixel; `size` is width and height."""
-    rows, columns = (
-        (2 * np.arange(new) + 1) * old // (2 * new) for new, old in zip(size[::-1], labels.shape, strict=True)
-    )
-    return labels[rows[:, None], columns].astype(np.uint16)
-
-
 def named_shares(labels: np.ndarray, id2label: Mapping[int, str]) -> dict[int, str]:
-    """The classes in a label map and their names with their share of the pixels, the largest first."""
+    """The classes in a label map and their names with their share of the pixels, the largest first; beyond
+    `LISTED_CLASSES` the others together, as `SMALLER`."""
     values, counts = np.unique(labels, return_counts=True)
-    largest = np.argsort(-counts, kind="stable")[:LISTED_CLASSES]
-    shares = {int(values[place]): 100 * counts[place] / labels.size for place in largest}
-    return {label: f"{id2label[label]} {'<0.1' if s < 0.1 else format(s, '.1f')} %" for label, s in shares.items()}
+    order = np.argsort(-counts, kind="stable")
+    shares = {int(values[place]): 100 * counts[place] / labels.size for place in order[:LISTED_CLASSES]}
+    names = {label: id2label[label] for label in shares}
+    smaller = order[LISTED_CLASSES:]
+    if len(smaller):
+        shares[SMALLER] = 100 * counts[smaller].sum() / labels.size
+        names[SMALLER] = f"smaller classes ({len(smaller)})"
+    return {label: f"{names[label]} {'<0.1' if s < 0.1 else format(s, '.1f')} %" for label, s in shares.items()}
 
 
 def number_text(comparison: Comparison) -> str:

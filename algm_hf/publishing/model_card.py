@@ -14,13 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from transformers.utils import logging
 
 from ..runs.tables import markdown_table
 from .card_facts import MODEL_ROWS, RESULT_COLUMNS, CardFacts, Evaluation, Result, hub_id
 
-
-logger = logging.get_logger(__name__)
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 TAGS = ("algm", "semantic-segmentation", "token-merging", "vision", "custom_code")
@@ -146,27 +143,6 @@ def _trained_on(facts: CardFacts) -> list[str]:
     return list(dict.fromkeys(e.dataset for e in facts.evaluations if data.startswith(e.dataset)))
 
 
-def write_card(card: ModelCard, folder: str | Path, replace: bool = False) -> bool:
-    """
-    Writes `README.md` into a model folder. One that is there already may be a person's: it stays, with a warning,
-    unless it is to be replaced.
-
-    Args:
-        card (`huggingface_hub.ModelCard`): From [`render_card`].
-        folder (`str` or `Path`): Where the model is.
-        replace (`bool`, *optional*, defaults to `False`): Whether to replace another card.
-
-    Returns:
-        `bool`: Whether the folder has this card now.
-    """
-    path = Path(folder) / "README.md"
-    if path.is_file() and not replace and path.read_text(encoding="utf-8") != str(card):
-        logger.warning(f"{path} stays as it is: replace_card=True would replace it by the rendered one.")
-        return False
-    path.write_text(str(card), encoding="utf-8")
-    return True
-
-
 def check_card(card: ModelCard) -> list[str]:
     """
     What is wrong with a card, without asking the Hub.
@@ -207,4 +183,4 @@ def check_card(card: ModelCard) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
-__all__ = ["check_card", "render_card", "write_card"]
+__all__ = ["check_card", "render_card"]

@@ -10,8 +10,6 @@ from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi
 
-from .card_facts import facts_from_folder
-from .model_card import render_card, write_card
 from .publication import prepare_publication
 from .upload import publish, refuse_card_problems
 
@@ -27,7 +25,8 @@ class PublishingMixin:
     ```
 
     Attributes:
-        card_facts (`dict`): Fields of [`~card_facts.CardFacts`] that are not recorded, such as `license`.
+        card_facts (`dict`): Fields of [`~card_facts.CardFacts`] that are not recorded, such as `license`; refused
+            where the output folder has a card that is not to be replaced.
         replace_card (`bool`): Whether a rendered card replaces one that is there, which may be a person's.
         allow_card_problems (`bool`): Whether `push_to_hub` publishes although the card has problems.
     """
@@ -35,12 +34,6 @@ class PublishingMixin:
     card_facts: dict[str, Any] = {}
     replace_card = False
     allow_card_problems = False
-
-    def create_model_card(self, *args, **kwargs) -> None:
-        """Writes a rendered `README.md` into the output folder. The arguments change nothing."""
-        if self.is_world_process_zero():
-            facts = facts_from_folder(self.args.output_dir, **{"model_id": self._repo_id(), **self.card_facts})
-            write_card(render_card(facts), self.args.output_dir, self.replace_card)
 
     def push_to_hub(
         self,
@@ -57,9 +50,7 @@ class PublishingMixin:
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
-        folder = Path(self.args.output_dir)
-        facts = {} if (folder / "README.md").is_file() and not self.replace_card else self.card_facts
-        publication = prepare_publication(folder, repo_id, self.replace_card, **facts)
+        publication = prepare_publication(self.args.output_dir, repo_id, self.replace_card, **self.card_facts)
         options = {
             "private": private if private is not None else self.args.hub_private_repo,
             "revision": revision or self.args.hub_revision,

@@ -148,7 +148,8 @@ class _Upload:
     def __exit__(self, kind, error, traceback) -> None:
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(f"Interrupted. {self.outcome()}") from error
-        if isinstance(error, Exception) and not isinstance(error, ValueError):
+        is_refusal = isinstance(error, ValueError) and not isinstance(error, HfHubHTTPError)  # status 400 is both
+        if isinstance(error, Exception) and not is_refusal:
             reasons, cause = {}, error
             while cause is not None:
                 reasons[" ".join(str(cause).split()) or type(cause).__name__] = cause

@@ -120,12 +120,14 @@ class ModelArguments:
 @dataclass
 class SegmentationTrainingArguments(TrainingArguments):
     """
-    transformers' [`TrainingArguments`] with the defaults of the paper's recipe and two fields more.
+    transformers' [`TrainingArguments`] with the defaults of the paper's recipe and three fields more.
 
     Args:
         layer_decay (`float`, *optional*): In (0, 1]: each layer below the decoder learns at this multiple of the rate
             of the layer above it; with `--optim adamw_torch`.
         hub_license (`str`, *optional*): For the model card: an identifier of the Hub's list of licences.
+        hub_replace_card (`bool`, *optional*, defaults to `False`): Whether a rendered model card replaces one that
+            is in the output folder or on the Hub, which may be a person's.
     """
 
     output_dir: str = field(
@@ -172,6 +174,10 @@ class SegmentationTrainingArguments(TrainingArguments):
     )
     hub_license: str | None = field(
         default=None, metadata={"help": "License of the weights for the model card, as the Hub calls it: mit, ..."}
+    )
+    hub_replace_card: bool = field(
+        default=False,
+        metadata={"help": "Render a card in the place of one in output_dir or on the Hub, which may be a person's."},
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Has to stay false."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Every parameter is used."})

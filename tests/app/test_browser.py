@@ -205,7 +205,7 @@ def test_layers_act_and_a_contradiction_is_explained_in_words(visit):
     kept = address(page, "segmentation")
     set_slider(page, "local-layer", 4)
     alert = page.wait_for_selector("[role=alert]")
-    assert "expected the local merge before the global one" in alert.inner_text()
+    assert "local_merge_layer=4: expected a layer before global_merge_layer=3" in alert.inner_text()
     assert address(page, "segmentation") == kept
     set_slider(page, "global-layer", 0)
     page.wait_for_selector("[role=alert]", state="detached")

@@ -272,6 +272,18 @@ def test_shown_images_have_one_size_and_the_token_map_shows_the_merge(segmenter,
     assert large.image.size == (1024, 658)
 
 
+def test_of_very_many_classes_every_pixel_is_painted(scene):
+    labels = np.sqrt(np.arange(scene.height * scene.width)).astype(np.int64).reshape(scene.height, scene.width)
+    names = {label: f"class {label}" for label in range(labels.max() + 1)}
+    views = make_views(scene, comparison_of(labels, labels), names, 8)
+    assert (sum((mask > 0).astype(int) for mask, _ in views.masks) == 1).all()
+    *listed, (smaller, name) = views.masks
+    assert name.startswith(f"smaller classes ({len(names) - len(listed)}) ")
+    # Class k has 2 k + 1 pixels, the last one fewer, so the smaller ones are those below the largest 40.
+    assert (views.label_map[smaller > 0] < min(views.label_map[mask > 0].min() for mask, _ in listed)).all()
+    assert set(views.colors) == {name for _, name in views.masks}
+
+
 def test_windows_have_no_token_map_and_everything_else(checkpoint, scene):
     windows = load(checkpoint)
     windows.model.config.window_size, windows.model.config.inference_mode = 32, "slide"

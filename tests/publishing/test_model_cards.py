@@ -20,7 +20,7 @@ from transformers import HfArgumentParser
 from algm_hf import AlgmImageProcessor
 from algm_hf.data.arguments import AugmentationArguments, DataArguments
 from algm_hf.publishing.card_facts import CardFacts, facts_from_folder, read_facts
-from algm_hf.publishing.model_card import check_card, render_card, write_card
+from algm_hf.publishing.model_card import check_card, render_card
 from algm_hf.training.arguments import ModelArguments, SegmentationTrainingArguments
 
 
@@ -361,13 +361,6 @@ def test_the_check_of_a_card_names_what_is_wrong(change, problem):
     change(card)
     (found,) = check_card(card)
     assert problem in found
-
-
-def test_another_card_in_a_folder_stays_unless_it_is_to_be_replaced(tmp_path):
-    first, second = render_card(CardFacts(**MINIMAL)), render_card(CardFacts(**MINIMAL, license="mit"))
-    assert write_card(first, tmp_path) and write_card(first, tmp_path)
-    assert not write_card(second, tmp_path) and (tmp_path / "README.md").read_text() == str(first)
-    assert write_card(second, tmp_path, replace=True) and (tmp_path / "README.md").read_text() == str(second)
 
 
 # --- the script ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from places import HELPERS, ROOT
 from safetensors.torch import load_file, save_file
 from saved_models import CHILD_PREAMBLE, NAMES, flat_image, label_map
 from tiny_models import blocky_images, tiny_model
-from transformers import AutoImageProcessor, PreTrainedModel
+from transformers import AutoImageProcessor, PreTrainedModel, Trainer, TrainingArguments
 
 from algm_hf import AlgmForSemanticSegmentation, AlgmImageProcessor
 from algm_hf.publishing.publication import check_repo_id, prepare_publication
@@ -236,6 +235,11 @@ SCENARIOS = {
         {},
         r"409 .*The branch is being rewritten.* Nothing was published on 'main'",
     ),
+    "invalid": (
+        Failure("POST", "/api/models/someone/invalid/commit/", 400, "The branch takes no such file"),
+        {},
+        r"Upload to someone/invalid: .*The branch takes no such file.* Nothing was published on 'main'",
+    ),
     "overtaken": (
         Failure("POST", "/api/models/someone/overtaken/commit/", 412, "A commit has happened since"),
         {},
@@ -280,7 +284,7 @@ def failed(folder, tmp_path_factory):
             entries.append({"arguments": arguments + changes.get("more", []), "token": changes.get("token", TOKEN)})
             entries[-1]["interrupt"] = changes.get("interrupt", False)
             hub.failures += [failure] if failure else []
-            if name in ("cut", "conflict", "overtaken", "answerless", "late", "ctrl_c", "public", "down"):
+            if name in ("cut", "conflict", "invalid", "overtaken", "answerless", "late", "ctrl_c", "public", "down"):
                 hub.create(repo_id, files={"model.safetensors": b"before"})
                 before[name] = hub.head(repo_id)
         (work / "scenarios.json").write_text(json.dumps(entries))
@@ -480,20 +484,16 @@ def test_a_model_whose_card_has_problems_is_not_pushed_unless_asked_for(folder):
         push_model_to_hub(model, "me/streets", allow_card_problems=True)
 
 
-def test_a_trainer_writes_a_card_and_replaces_one_that_is_there_only_if_told_to(copy):
-    class Recorded(PublishingMixin):
-        card_facts, hub_model_id = {"license": "mit"}, "me/streets"
-        args = SimpleNamespace(output_dir=str(copy), hub_model_id=None)
+def test_a_trainer_refuses_facts_beside_a_card_of_the_folder_unless_it_is_to_be_replaced(folder, tmp_path):
+    class PublishingTrainer(PublishingMixin, Trainer):
+        card_facts = {"license": "mit"}
 
-        def is_world_process_zero(self):
-            return True
-
-    card = copy / "README.md"
-    Recorded().create_model_card()
-    assert "license: mit" in card.read_text()
-    card.write_text("By hand.")
-    Recorded().create_model_card()
-    assert card.read_text() == "By hand."
-    Recorded.replace_card = True
-    Recorded().create_model_card()
-    assert "license: mit" in card.read_text()
+    prepare_publication(folder, "me/streets", license="mit").card.save(tmp_path / "README.md")
+    args = TrainingArguments(output_dir=str(tmp_path), hub_model_id="me/streets", report_to="none", use_cpu=True)
+    model = AlgmForSemanticSegmentation.from_pretrained(folder)
+    trainer = PublishingTrainer(model, args, processing_class=AutoImageProcessor.from_pretrained(folder))
+    with pytest.raises(ValueError, match="license='mit': expected nothing, as .*README.md exists"):
+        trainer.push_to_hub()
+    trainer.replace_card = True
+    with pytest.raises(RuntimeError, match="HF_HUB_OFFLINE is set"):  # as far as it gets here
+        trainer.push_to_hub()

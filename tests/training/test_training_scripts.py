@@ -229,10 +229,12 @@ def test_fsdp_on_cpus_is_refused_in_one_line(data, tmp_path, monkeypatch):
             train(name, arguments(data, tmp_path / name))
 
 
-def test_a_training_publishes_model_and_card_in_one_commit_without_pickles(data, tmp_path):
+def test_a_training_publishes_model_and_new_card_in_one_commit_without_pickles(data, tmp_path):
     hub_arguments = {"push_to_hub": True, "hub_model_id": "someone/model", "hub_license": "mit"}
+    hub_arguments["hub_replace_card"] = True
     tokens = arguments(data, tmp_path / "out", max_steps=1, save_strategy="no", **hub_arguments)
     with HubStandIn() as hub:
+        hub.create("someone/model", files={"README.md": b"# The scores of an earlier push"})
         command = [sys.executable, str(ROOT / "scripts" / "train.py"), *tokens]
         environment = ENVIRONMENT | hub.environment(tmp_path / "cache")
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
@@ -243,7 +245,7 @@ def test_a_training_publishes_model_and_card_in_one_commit_without_pickles(data,
         messages = list(hub.repositories["someone/model"].messages.values())
         assert len(messages) == 2, messages  # what creating a repository leaves, and ours
         card = files["README.md"].decode()
-        assert "license: mit" in card
+        assert "license: mit" in card and "earlier" not in card
         assert "mean_iou" in card or "mIoU" in card
         assert files["model.safetensors"] == (tmp_path / "out" / "model.safetensors").read_bytes()
 
