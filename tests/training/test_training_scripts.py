@@ -23,7 +23,8 @@ from training_runs import SCRIPTS, TINY_CONFIG, are_equal, arguments, train, wei
 from algm_hf import AlgmForSemanticSegmentation, AlgmImageProcessor
 from algm_hf.data.arguments import DataArguments
 from algm_hf.data.loading import load_segmentation_data
-from algm_hf.evaluation.scoring import evaluate_segmentation
+from algm_hf.evaluation.scoring import evaluate_predictor
+from algm_hf.inference.predictor import SegmentationPredictor
 
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(HELPERS)])}
@@ -66,7 +67,9 @@ def evaluated(folder, data):
     """The scores of a saved model."""
     model = AlgmForSemanticSegmentation.from_pretrained(folder).eval()
     rows = load_segmentation_data(DataArguments(dataset="folder", data_dir=str(data)), ("evaluation",)).evaluation
-    return evaluate_segmentation(model, AlgmImageProcessor.from_pretrained(folder), rows, batch_size=2)
+    return evaluate_predictor(
+        SegmentationPredictor(model, AlgmImageProcessor.from_pretrained(folder)), rows, batch_size=2
+    )
 
 
 def launch(name, tokens, **settings):
