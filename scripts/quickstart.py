@@ -7,7 +7,7 @@ switched on, evaluates it with merging off and on, and leaves in the output fold
 
     scenes/        the drawn images and label maps, in the layout that --data_dir takes
     model/         model, image processor and code, ready for from_pretrained, pipeline and the Hub
-    picture.png    held-out images | truth | prediction | the tokens that were left
+    demo.png       held-out images | truth | prediction | the tokens that were left
     results.md     mIoU, tokens and speed with merging on and off, at the same weights
     results.json   the same with settings, versions and scores per class
 
@@ -41,16 +41,18 @@ from algm_hf.data.augmentation import augmented, build_augmentation
 from algm_hf.data.drawn_scenes import DEFAULT_SIZE, SCENE_CLASSES, make_scene
 from algm_hf.data.loading import SegmentationData, load_segmentation_data
 from algm_hf.evaluation.metrics import SegmentationConfusion
-from algm_hf.evaluation.report import results_text
+from algm_hf.evaluation.report import results_text, save_results
 from algm_hf.evaluation.run import EvaluationArguments, EvaluationRun
-from algm_hf.inference.drawing import colorize, panel, token_map
+from algm_hf.inference.drawing import colorize, draw_tokens, panel
 from algm_hf.refusals import require_integer
+from algm_hf.runs.timing import time_settings
 from algm_hf.training.arguments import ModelArguments, SegmentationTrainingArguments, parse_overrides
 from algm_hf.training.initial_model import build_model
 from algm_hf.training.stopping import StopRequest
 from algm_hf.training.trainer import SegmentationTrainer
 
 
+COLUMN_WIDTH = 384  # of demo.png, in pixels
 HELD_OUT_SEED = 1_000_000  # scenes from here on are never trained on
 TINY = {"hidden_size": 64, "num_hidden_layers": 5, "num_attention_heads": 2, "patch_size": 8}
 TINY |= {"local_merge_layer": 1, "global_merge_layer": 3, "merge_threshold": 0.85}
@@ -89,7 +91,7 @@ class DemoArguments:
     ignore_labels: list[int] = field(
         default_factory=list, metadata={"help": "Label values of --data_dir that mean 'unlabelled', such as 11."}
     )
-    output_dir: str = field(default="outputs/demo", metadata={"help": "Folder for model, picture.png and results."})
+    output_dir: str = field(default="outputs/demo", metadata={"help": "Folder for model, demo.png and results."})
     size: int = field(
         default=128, metadata={"help": "Shorter side of the images in pixels, for training and evaluation."}
     )
@@ -111,9 +113,7 @@ class DemoArguments:
         default_factory=lambda: [0.95, 0.75],
         metadata={"help": "Further thresholds to evaluate the same weights with."},
     )
-    num_shown: int = field(
-        default=5, metadata={"help": "Evaluation images in picture.png, evenly spread over the set."}
-    )
+    num_shown: int = field(default=5, metadata={"help": "Evaluation images in demo.png, evenly spread over the set."})
     num_threads: int | None = field(
         default=None, metadata={"help": "CPU threads; without it OMP_NUM_THREADS, or else half of the usable cores."}
     )
@@ -205,25 +205,23 @@ def train(arguments: DemoArguments, data: SegmentationData, folder: Path) -> tup
 
 
 def draw_results(evaluation: EvaluationRun, num_shown: int, path: Path) -> None:
-    """Writes image | truth | prediction | tokens for evaluation images spread evenly over the set."""
+    """Writes image | truth | prediction | tokens (not in windows) for evaluation images spread evenly over the set."""
     id2label, palette, rows = evaluation.data.id2label, evaluation.palette, evaluation.data.evaluation
-    patch_size = evaluation.model.config.patch_size
-    cells, captions, present, column_width = [], [], set(), 0
+    cells, captions, present = [], [], set()
     count = min(num_shown, len(rows))
     for row in rows.select([len(rows) * index // count for index in range(count)]):
         image, truth = row["image"], np.asarray(row["annotation"])
         (result,) = evaluation.predictor([image])
         confusion = SegmentationConfusion(len(id2label))
         confusion.update(result.label_map, truth)
-        height, width = result.input_size
-        magnify = max(1, round(384 / width))
-        column_width = column_width or magnify * width
-        seen = image.resize((width, height))
-        tokens = token_map(seen, result.patch_to_token, result.grid_size, patch_size, magnify)
-        enlarged = image.resize((magnify * width, magnify * height), Image.Resampling.BICUBIC)
-        cells.append([enlarged, colorize(truth, palette), colorize(result.label_map, palette), tokens])
-        kept = f"{len(np.unique(result.patch_to_token))} tokens for {result.patch_to_token.size} patches"
-        captions.append(["", "", f"{100 * confusion.compute()['overall_accuracy']:.1f} % of pixels right", kept])
+        cells.append([image, colorize(truth, palette), colorize(result.label_map, palette)])
+        captions.append(["", "", f"{100 * confusion.compute()['overall_accuracy']:.1f} % of pixels right"])
+        tokens = draw_tokens(image, result, evaluation.model.config.patch_size, COLUMN_WIDTH)
+        if tokens is not None:
+            cells[-1][0] = image.resize(tokens.size, Image.Resampling.BICUBIC)
+            cells[-1].append(tokens)
+            kept = f"{len(np.unique(result.patch_to_token))} tokens for {result.patch_to_token.size} patches"
+            captions[-1].append(kept)
         present |= set(np.unique(truth).tolist()) | set(np.unique(result.label_map).tolist())
     shown = [index for index in id2label if index in present]
     off, on = evaluation.results["settings"][:2]
@@ -232,7 +230,8 @@ def draw_results(evaluation: EvaluationRun, num_shown: int, path: Path) -> None:
         f"{off['mean_iou']:.3f} with all {off['tokens_final']:.0f}"
     )
     legend = ([id2label[index] for index in shown], [palette[index] for index in shown])
-    panel(cells, ["image", "truth", "prediction", "tokens left"], captions, legend, heading, column_width).save(path)
+    titles = ["image", "truth", "prediction", "tokens left"][: len(cells[0])]
+    panel(cells, titles, captions, legend, heading, COLUMN_WIDTH).save(path)
 
 
 def check_reload(evaluation: EvaluationRun) -> int:
@@ -294,9 +293,18 @@ def main() -> None:
     evaluation = EvaluationRun(settings, data_arguments, trainer.accelerator)
     evaluation.results |= {"demo_arguments": asdict(arguments), "training": training}
     evaluation.run()
+    images = [
+        row["image"] for row in evaluation.data.evaluation.select(range(min(8, len(evaluation.data.evaluation))))
+    ]
+    seconds = time_settings(evaluation.model, evaluation.predictor.processor, images, evaluation.settings)
+    times = {name: 1000 * value for name, value in seconds.items()}
+    evaluation.results["milliseconds_per_image"] = times
+    save_results(evaluation.results, folder)
     print(f"\n{results_text(evaluation.results)}\n")
-    draw_results(evaluation, arguments.num_shown, folder / "picture.png")
-    print(f"Look at {folder / 'picture.png'}.")
+    said = ", ".join(f"{name} {value:.1f}" for name, value in times.items())
+    print(f"Forward pass on a batch of {len(images)}, settings in turns, ms per image: {said}.")
+    draw_results(evaluation, arguments.num_shown, folder / "demo.png")
+    print(f"Look at {folder / 'demo.png'}.")
     same = check_reload(evaluation)
     print(f"Reloaded in a fresh process through pipeline(...) without this package: all {same} masks are equal.")
 

@@ -48,7 +48,8 @@ FOLLOWED = set(
     "layer_decay lr_scheduler_type lr_scheduler_kwargs warmup_steps optim optim_args weight_decay adam_beta1 "
     "adam_beta2 adam_epsilon gradient_accumulation_steps max_grad_norm bf16 fp16 logging_steps report_to run_name "
     "eval_strategy eval_steps save_strategy save_steps save_total_limit load_best_model_at_end metric_for_best_model "
-    "seed data_seed use_cpu disable_tqdm dataloader_num_workers resume_from_checkpoint do_eval do_train".split()
+    "gradient_checkpointing seed data_seed use_cpu disable_tqdm dataloader_num_workers resume_from_checkpoint "
+    "do_eval do_train".split()
 )
 
 
@@ -112,6 +113,8 @@ def main():
         num_workers=args.dataloader_num_workers,
         generator=torch.Generator(),  # not the global one: a resumed training draws the same random numbers
     )
+    if args.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     tokens = TokenMeter(model)
     optimizer = build_optimizer(model, model.config.num_hidden_layers, args)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
@@ -200,12 +203,13 @@ def main():
                     break
 
     # 5. Results of the saved model. The state, by which a training counts as finished, is written last.
-    if state.best_metric is None:
+    if not args.load_best_model_at_end or state.best_metric is None:
         save_model(accelerator, args, model, processor)
     results = {"epoch": state.epoch}
     if data.evaluation:
-        saved = AlgmForSemanticSegmentation.from_pretrained(args.output_dir).to(accelerator.device)
-        scores = evaluate_in_training(accelerator, args, saved, processor, data.evaluation)
+        attention = {"attn_implementation": start.model_arguments.attn_implementation}
+        saved = AlgmForSemanticSegmentation.from_pretrained(args.output_dir, **attention)
+        scores = evaluate_in_training(accelerator, args, saved.to(accelerator.device), processor, data.evaluation)
         results |= {f"eval_{name}": value for name, value in scalar_metrics(scores).items()}
         accelerator.print(f"mIoU {100 * scores['mean_iou']:.2f} % on {scores['num_images']} images.")
     if accelerator.is_main_process:

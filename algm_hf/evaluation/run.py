@@ -214,13 +214,12 @@ class EvaluationRun:
     def _evaluate(self, name: str) -> dict:
         arguments = self.arguments
         worst = WorstImages(arguments.error_images)
-        running = SegmentationConfusion(self.model.config.num_labels, IGNORE_INDEX)
         total = None
         if hasattr(self.data.evaluation, "__len__"):
             total = -(-len(self.data.evaluation) // self.accelerator.num_processes)
         with tqdm(total=total, desc=name, unit="image", disable=not self.accelerator.is_main_process) as bar:
 
-            def progress(count: int) -> None:
+            def progress(count: int, running: SegmentationConfusion) -> None:
                 bar.set_postfix_str(f"mIoU {running.compute()['mean_iou']:.4f}", refresh=False)
                 bar.update(count)
 
@@ -230,7 +229,7 @@ class EvaluationRun:
                 arguments.batch_size,
                 IGNORE_INDEX,
                 progress,
-                on_image=self._on_image(name, running, worst),
+                on_image=self._on_image(name, worst),
                 accelerator=self.accelerator,
                 num_workers=arguments.num_workers,
             )
@@ -239,12 +238,11 @@ class EvaluationRun:
             scores["metric"] = compute_metric(self.metric, self.model.config.num_labels, IGNORE_INDEX)
         return scores
 
-    def _on_image(self, name: str, running: SegmentationConfusion, worst: WorstImages) -> Callable:
+    def _on_image(self, name: str, worst: WorstImages) -> Callable:
         """What is done with every image of a setting beside counting it."""
         predictions = self.folder / "predictions" / folder_name(name)
 
         def on_image(image: EvaluatedImage) -> None:
-            running.matrix += image.confusion
             worst.add(image)
             if self.arguments.save_predictions:
                 save_prediction(image, predictions, self.data.id2label, self.palette)

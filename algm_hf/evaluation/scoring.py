@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -36,42 +36,12 @@ class EvaluatedImage:
     confusion: Tensor
 
 
-def evaluate_segmentation(
-    model,
-    processor,
-    rows: Iterable[Mapping],
-    batch_size: int = 8,
-    ignore_index: int = 255,
-    progress: Callable[[int], object] = lambda count: None,
-    *,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    **settings,
-) -> dict:
-    """Scores a model on labelled images at their own size.
-
-    Args:
-        model ([`AlgmForSemanticSegmentation`]): In evaluation mode, on any device.
-        processor ([`AlgmImageProcessor`]): The model's processor.
-        scales, flip: See [`SegmentationPredictor`].
-        rows, batch_size, ignore_index, progress, settings: See [`evaluate_predictor`].
-
-    Returns:
-        `dict`: See [`evaluate_predictor`].
-
-    Raises:
-        `ValueError`: If there are no rows, or a label is neither a class nor `ignore_index`.
-    """
-    predictor = SegmentationPredictor(model, processor, scales, flip)
-    return evaluate_predictor(predictor, rows, batch_size, ignore_index, progress, **settings)
-
-
 def evaluate_predictor(
     predictor: SegmentationPredictor,
     rows: Iterable[Mapping],
     batch_size: int = 8,
     ignore_index: int = 255,
-    progress: Callable[[int], object] = lambda count: None,
+    progress: Callable[[int, SegmentationConfusion], object] = lambda count, running: None,
     *,
     on_image: Callable[[EvaluatedImage], object] = lambda image: None,
     accelerator=None,
@@ -90,7 +60,8 @@ def evaluate_predictor(
             process decodes its own rows only.
         batch_size (`int`, *optional*, defaults to 8): Images per forward pass, at least 1.
         ignore_index (`int`, *optional*, defaults to 255): Label of pixels that do not count.
-        progress (`Callable[[int], object]`, *optional*): Called with the number of images just done in this process.
+        progress (`Callable[[int, SegmentationConfusion], object]`, *optional*): Called with the number of images just
+            done in this process, and its matrix so far.
         on_image (`Callable[[EvaluatedImage], object]`, *optional*): Called with each image of this process.
         accelerator (`accelerate.Accelerator`, *optional*): Of several processes.
         num_workers (`int`, *optional*, defaults to 0): Processes that decode rows ahead, where these have an index.
@@ -120,7 +91,7 @@ def evaluate_predictor(
             called = time.perf_counter()
             on_image(EvaluatedImage(first + offset, row, result, counts))
             aside += time.perf_counter() - called
-        progress(len(batch))
+        progress(len(batch), confusion)
     times = (seconds, time.perf_counter() - start - aside)
     sums, times = _over_processes(torch.cat((confusion.matrix.flatten(), tokens)), times, accelerator)
     return _summary(sums[: -len(tokens)].view_as(confusion.matrix), sums[-len(tokens) :].tolist(), times)
@@ -176,4 +147,4 @@ def _over_processes(sums: Tensor, times: tuple[float, float], accelerator) -> tu
     return sums, tuple(gathered.amax(dim=0).tolist())
 
 
-__all__ = ["EvaluatedImage", "evaluate_predictor", "evaluate_segmentation"]
+__all__ = ["EvaluatedImage", "evaluate_predictor"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,13 +47,22 @@ def parse_overrides(given: Mapping[str, Any] | Iterable[str]) -> dict[str, Any]:
             name, equals, value = word.partition("=")
             require(equals, "config_overrides", word, "key=value")
             word = {name: value}
-        overrides |= json.loads(word) if isinstance(word, str) else word
+        overrides |= _read(json.loads, word) if isinstance(word, str) else word
     fields = set(vars(AlgmConfig())) - NOT_OVERRIDDEN
     for name in overrides:
         close = difflib.get_close_matches(name, fields, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else " that can be set"
         require(name in fields, "config_overrides", name, f"a field of AlgmConfig{hint}")
-    return {name: _value(value) if isinstance(value, str) else value for name, value in overrides.items()}
+    return {name: _read(_value, value) if isinstance(value, str) else value for name, value in overrides.items()}
+
+
+def _read(reader: Callable[[str], Any], text: str) -> Any:
+    """What a reader of JSON or YAML makes of a text; its errors name the text."""
+    try:
+        return reader(text)
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"config_overrides={text!r}: expected JSON or YAML ({reason})") from error
 
 
 def _value(text: str) -> Any:
@@ -154,7 +163,10 @@ class SegmentationTrainingArguments(TrainingArguments):
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
     save_total_limit: int | None = field(
         default=2,
-        metadata={"help": "Checkpoints to keep in all: the last one and, from 2 on, the best one are among them."},
+        metadata={
+            "help": "Checkpoints to keep in all: the last one and, from 2 on, the best one are among them "
+            "(train_no_trainer: the best model lies in output_dir instead)."
+        },
     )
     metric_for_best_model: str | None = field(
         default="eval_mean_iou", metadata={"help": "What decides which checkpoint is the best."}

@@ -41,7 +41,7 @@ def evaluate_in_training(
             rows,
             arguments.per_device_eval_batch_size,
             processor.ignore_index,
-            bar.update,
+            lambda count, running: bar.update(count),
             accelerator=accelerator,
             num_workers=arguments.dataloader_num_workers,
         )

@@ -27,8 +27,8 @@ from algm_hf.evaluation.error_images import WorstImages, error_map
 from algm_hf.evaluation.metrics import MEAN_IOU_PATH
 from algm_hf.evaluation.report import curve_csv, plain
 from algm_hf.evaluation.run import EvaluationArguments, check_same_classes, merge_settings
-from algm_hf.evaluation.scoring import evaluate_segmentation
-from algm_hf.inference.predictor import PAPER_SCALES
+from algm_hf.evaluation.scoring import evaluate_predictor
+from algm_hf.inference.predictor import PAPER_SCALES, SegmentationPredictor
 from algm_hf.runs.models import config_settings
 
 
@@ -108,7 +108,9 @@ def test_settings_are_scored_drawn_and_written(workplace, tmp_path, monkeypatch,
     for setting in results["settings"]:
         fields = {name: setting[name] for name in ("use_token_merging", "merge_threshold") if name in setting}
         with config_settings(model, **fields):
-            expected = plain(evaluate_segmentation(model, processor, rows(workplace), batch_size=2))
+            expected = plain(
+                evaluate_predictor(SegmentationPredictor(model, processor), rows(workplace), batch_size=2)
+            )
         for name, value in expected.items():
             if not name.startswith("images_per_second"):
                 assert setting[name] == value, name
@@ -140,7 +142,7 @@ def test_drawn_files_show_the_predictions_and_the_worst_images(workplace, tmp_pa
             assert drawn.mode == "P"
             prediction = np.asarray(drawn)
         shares[f"scene{index}"] = (prediction == truth)[truth != 255].mean()
-        scores = evaluate_segmentation(model, processor, [row])
+        scores = evaluate_predictor(SegmentationPredictor(model, processor), [row])
         assert scores["overall_accuracy"] == pytest.approx(shares[f"scene{index}"])
     assert (tmp_path / "predictions" / "legend.png").is_file()
     worst = sorted(shares, key=shares.get)[:2]
@@ -158,7 +160,7 @@ def test_windows_and_the_papers_scales_are_those_of_the_command_line(workplace, 
     with config_settings(model, **settings):
         two = list(rows(workplace))[:2]
         processor = AlgmImageProcessor(size=32, patch_size=8)
-        expected = evaluate_segmentation(model, processor, two, 1, scales=PAPER_SCALES, flip=True)
+        expected = evaluate_predictor(SegmentationPredictor(model, processor, PAPER_SCALES, True), two, 1)
     assert results["settings"][0]["mean_iou"] == expected["mean_iou"]
     assert results["settings"][0]["tokens_mean"] == expected["tokens_unmerged"]
     assert results["model"]["window_stride"] == 24

@@ -16,7 +16,7 @@ from places import ROOT
 from algm_hf import AlgmConfig, AlgmForSemanticSegmentation, AlgmImageProcessor
 from algm_hf.data.drawn_scenes import SCENE_CLASSES, make_scene, scene_dataset
 from algm_hf.evaluation.metrics import MEAN_IOU_PATH, SegmentationConfusion, image_confusion
-from algm_hf.evaluation.scoring import evaluate_predictor, evaluate_segmentation
+from algm_hf.evaluation.scoring import evaluate_predictor
 from algm_hf.inference.predictor import SegmentationPredictor, segment_images
 from algm_hf.runs.models import config_settings
 from algm_hf.runs.provenance import describe_environment, installed_versions
@@ -68,7 +68,7 @@ def test_scores_are_those_of_the_label_maps_whatever_the_batch_size(segmenter):
         confusion.update(result.label_map, np.asarray(row["annotation"]))
         counts.append(result.token_counts)
     for batch_size in (1, 2, 3):
-        scores = evaluate_segmentation(model, processor, rows, batch_size=batch_size)
+        scores = evaluate_predictor(SegmentationPredictor(model, processor), rows, batch_size=batch_size)
         assert scores["mean_iou"] == pytest.approx(confusion.compute()["mean_iou"], abs=1e-3)
         assert scores["num_images"] == 3
         assert scores["tokens_final"] == pytest.approx(np.mean([count[-1] for count in counts]))
@@ -83,11 +83,11 @@ def assert_same(found, expected):
 def test_batch_size_order_and_kind_of_rows_change_nothing(segmenter):
     """Images of one size, so that a batch computes what its images do alone."""
     rows = scene_dataset(5, seed=5, sizes=[(64, 96)])
-    expected = evaluate_segmentation(*segmenter, rows, batch_size=1)
+    expected = evaluate_predictor(SegmentationPredictor(*segmenter), rows, batch_size=1)
     for others in (list(rows), iter(rows), rows.to_iterable_dataset(), [rows[i] for i in (3, 0, 4, 1, 2)]):
-        assert_same(evaluate_segmentation(*segmenter, others, batch_size=1), expected)
+        assert_same(evaluate_predictor(SegmentationPredictor(*segmenter), others, batch_size=1), expected)
     for batch_size in (2, 3, 8):
-        found = evaluate_segmentation(*segmenter, rows, batch_size=batch_size)
+        found = evaluate_predictor(SegmentationPredictor(*segmenter), rows, batch_size=batch_size)
         assert [found[name] for name in TOKENS] == [expected[name] for name in TOKENS]
         np.testing.assert_allclose(found["per_category_accuracy"], expected["per_category_accuracy"], atol=1e-3)
 
@@ -102,7 +102,7 @@ def test_scores_are_those_of_the_packaged_metric(segmenter):
         metric.add(prediction=image.result.label_map, reference=image.row["annotation"])
 
     rows = scene_dataset(3, seed=5, sizes=[(64, 96)])
-    scores = evaluate_segmentation(*segmenter, rows, batch_size=2, on_image=on_image)
+    scores = evaluate_predictor(SegmentationPredictor(*segmenter), rows, batch_size=2, on_image=on_image)
     expected = metric.compute(num_labels=len(SCENE_CLASSES), ignore_index=255)
     for name in SCORES:
         np.testing.assert_allclose(scores[name], expected[name], atol=1e-12, rtol=0)
@@ -112,9 +112,7 @@ def test_scores_are_those_of_the_packaged_metric(segmenter):
 
 def test_scales_and_mirror_images_are_scored(segmenter):
     rows = scene_dataset(2, seed=5, sizes=[(64, 96)])
-    scores = evaluate_segmentation(*segmenter, rows, scales=(0.5, 1.0), flip=True)
-    again = evaluate_predictor(SegmentationPredictor(*segmenter, (0.5, 1.0), True), rows)
-    assert_same(again, scores)
+    scores = evaluate_predictor(SegmentationPredictor(*segmenter, (0.5, 1.0), True), rows)
     # Two scales, each twice: 4 x 6 and 8 x 12 patches and a class token.
     assert scores["tokens_unmerged"] == 2 * (4 * 6 + 1 + 8 * 12 + 1)
     assert 0 < scores["token_share"] < 1
@@ -123,13 +121,13 @@ def test_scales_and_mirror_images_are_scored(segmenter):
 
 def test_reading_ahead_in_other_processes_changes_nothing(segmenter):
     rows = scene_dataset(3, seed=5, sizes=[(64, 96)])
-    ahead = evaluate_segmentation(*segmenter, rows, batch_size=2, num_workers=1)
-    assert_same(ahead, evaluate_segmentation(*segmenter, rows, batch_size=2))
+    ahead = evaluate_predictor(SegmentationPredictor(*segmenter), rows, batch_size=2, num_workers=1)
+    assert_same(ahead, evaluate_predictor(SegmentationPredictor(*segmenter), rows, batch_size=2))
 
 
 def test_an_evaluation_amid_a_training_leaves_the_random_numbers_alone(segmenter):
     before = torch.get_rng_state()
-    evaluate_segmentation(*segmenter, scene_dataset(2, seed=5, sizes=[(64, 96)]))
+    evaluate_predictor(SegmentationPredictor(*segmenter), scene_dataset(2, seed=5, sizes=[(64, 96)]))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -142,17 +140,19 @@ def test_confusion_of_an_image_by_hand():
 def test_nothing_to_evaluate_is_refused(segmenter):
     for rows in ([], iter([])):
         with pytest.raises(ValueError, match="rows="):
-            evaluate_segmentation(*segmenter, rows)
+            evaluate_predictor(SegmentationPredictor(*segmenter), rows)
     with pytest.raises(ValueError, match="batch_size=0"):
-        evaluate_segmentation(*segmenter, [], batch_size=0)
+        evaluate_predictor(SegmentationPredictor(*segmenter), [], batch_size=0)
 
 
 def test_a_label_that_is_no_class_is_refused(segmenter):
     image = make_scene(0, (64, 96))[0]
     with pytest.raises(ValueError, match="reference=99: .* or the ignore_index 255"):
-        evaluate_segmentation(*segmenter, [{"image": image, "annotation": np.full((64, 96), 99)}])
+        evaluate_predictor(SegmentationPredictor(*segmenter), [{"image": image, "annotation": np.full((64, 96), 99)}])
     with pytest.raises(ValueError, match=r"prediction=\(64, 96\): .*\(96, 64\)"):
-        evaluate_segmentation(*segmenter, [{"image": image, "annotation": np.zeros((96, 64), int)}])
+        evaluate_predictor(
+            SegmentationPredictor(*segmenter), [{"image": image, "annotation": np.zeros((96, 64), int)}]
+        )
 
 
 CHILD = """
@@ -162,7 +162,8 @@ import numpy, torch
 from accelerate import Accelerator
 from PIL import Image
 from algm_hf import AlgmConfig, AlgmForSemanticSegmentation, AlgmImageProcessor
-from algm_hf.evaluation.scoring import evaluate_segmentation
+from algm_hf.evaluation.scoring import evaluate_predictor
+from algm_hf.inference.predictor import SegmentationPredictor
 
 torch.manual_seed(0)
 config = AlgmConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=1, intermediate_size=64, patch_size=8,
@@ -188,7 +189,7 @@ accelerator, found = Accelerator(cpu=True), []
 for count, height, width, batch_size, listed in cases:
     made = rows(count, height, width)
     made = list(made) if listed else made
-    scores = evaluate_segmentation(model, processor, made, batch_size, accelerator=accelerator)
+    scores = evaluate_predictor(SegmentationPredictor(model, processor), made, batch_size, accelerator=accelerator)
     scores = {name: value.tolist() if isinstance(value, numpy.ndarray) else value for name, value in scores.items()}
     found.append({**scores, "peak": peak(), "processes": accelerator.num_processes})
 with open(f"{path}{accelerator.process_index}.json", "w") as file:

@@ -139,14 +139,16 @@ def test_demo_trains_saves_reloads_and_draws(tmp_path):
     out = tmp_path / "demo"
     done = run("quickstart.py", *TINY_DEMO, "--output_dir", out, "--other_thresholds", "0.5")
     assert "all 2 masks are equal" in done.stdout
-    with Image.open(out / "picture.png") as picture:
-        assert picture.width > 800
+    with Image.open(out / "demo.png") as image:
+        assert image.width > 1536  # four columns
     results = json.loads((out / "results.json").read_text())
     assert [result["name"] for result in results["settings"]] == ["off", "tau 0.85", "tau 0.5"]
     off, on, low = results["settings"]
     assert off["tokens_final"] == 8 * 12 + 1
     assert max(low["tokens_final"], on["tokens_final"]) < off["tokens_final"]
     assert results["training"]["steps"] == 2
+    assert list(results["milliseconds_per_image"]) == ["off", "tau 0.85", "tau 0.5"]
+    assert min(results["milliseconds_per_image"].values()) > 0
     table = (out / "results.md").read_text()
     assert all(f"{100 * result['mean_iou']:.2f}" in table for result in results["settings"])
     assert {"config.json", "model.safetensors", "preprocessor_config.json", "modeling_algm.py"} <= {
@@ -166,11 +168,15 @@ def test_demo_takes_a_folder_of_labelled_images_and_a_time_limit(tmp_path):
     (data / "classes.txt").write_text("sky\nbuilding\nroad\npavement\ntree\ncar\nperson\n")
     arguments = [*TINY_DEMO, "--data_dir", data, "--output_dir", tmp_path / "out", "--ignore_labels", "7"]
     arguments += ["--max_eval_samples", "1", "--max_steps", "100000", "--max_minutes", "0.02"]
+    arguments += ["--config_overrides", "hidden_size=32", "inference_mode=slide", "window_size=32"]
     done = run("quickstart.py", *arguments)
     assert "max_minutes=0.02 ended the training" in done.stdout
     assert "all 1 masks are equal" in done.stdout
     assert json.loads((tmp_path / "out" / "results.json").read_text())["training"]["time_limit_reached"]
+    with Image.open(tmp_path / "out" / "demo.png") as image:
+        assert 3 * 384 < image.width < 4 * 384  # windows have no column of tokens
     config = json.loads((tmp_path / "out" / "model" / "config.json").read_text())
+    assert config["inference_mode"] == "slide"
     assert config["id2label"]["6"] == "person"
     assert len(config["id2label"]) == 7
 

@@ -17,7 +17,8 @@ from transformers import TrainerCallback
 from algm_hf import AlgmImageProcessor
 from algm_hf.data.streams import EndlessStream
 from algm_hf.evaluation.metrics import class_table, constant_mean_iou
-from algm_hf.evaluation.scoring import evaluate_segmentation
+from algm_hf.evaluation.scoring import evaluate_predictor
+from algm_hf.inference.predictor import SegmentationPredictor
 from algm_hf.runs.compat import set_epoch
 from algm_hf.training.arguments import SegmentationTrainingArguments
 from algm_hf.training.checkpoints import checkpoint_to_resume, checkpoints, is_finished, remove_old_checkpoints
@@ -94,7 +95,7 @@ def test_accumulating_gives_the_loss_and_the_gradient_of_the_batch(tmp_path):
 @pytest.mark.parametrize(
     ("mode", "settings"), [("whole", {"dataloader_drop_last": True}), ("slide", {}), ("whole", {"bf16": True})]
 )
-def test_evaluation_of_the_trainer_is_that_of_evaluate_segmentation(tmp_path, mode, settings):
+def test_evaluation_of_the_trainer_is_that_of_evaluate_predictor(tmp_path, mode, settings):
     """Five images in batches of two: the last batch counts even where those of training are dropped, and mixed
     precision is that of training alone."""
     model = tiny_model(inference_mode=mode, window_size=24, window_stride=16)
@@ -103,7 +104,7 @@ def test_evaluation_of_the_trainer_is_that_of_evaluate_segmentation(tmp_path, mo
         run = trainer(tmp_path, model, evaluation=rows, per_device_eval_batch_size=2, **settings)
         metrics = run.evaluate()
     model.__dict__.pop("forward", None)  # accelerate's, in bfloat16
-    expected = evaluate_segmentation(model, run.processing_class, rows, batch_size=2)
+    expected = evaluate_predictor(SegmentationPredictor(model, run.processing_class), rows, batch_size=2)
     names = ("mean_iou", "mean_accuracy", "overall_accuracy", "num_images", "tokens_mean", "token_share")
     for name in (*names, "constant_mean_iou"):
         assert metrics[f"eval_{name}"] == expected[name]
@@ -127,7 +128,10 @@ def test_evaluation_reads_a_stream_and_leaves_the_random_numbers_alone(tmp_path)
     with pytest.raises(ValueError, match=r"predict does not give label maps, expected SegmentationPredictor"):
         run.predict(Stream())
     assert metrics["eval_num_images"] == 3
-    assert metrics["eval_mean_iou"] == evaluate_segmentation(model, run.processing_class, labelled_rows(3))["mean_iou"]
+    assert (
+        metrics["eval_mean_iou"]
+        == evaluate_predictor(SegmentationPredictor(model, run.processing_class), labelled_rows(3))["mean_iou"]
+    )
 
 
 def test_a_compiled_model_is_evaluated_as_it_was_before(tmp_path):

@@ -23,7 +23,8 @@ from training_runs import SCRIPTS, TINY_CONFIG, are_equal, arguments, train, wei
 from algm_hf import AlgmForSemanticSegmentation, AlgmImageProcessor
 from algm_hf.data.arguments import DataArguments
 from algm_hf.data.loading import load_segmentation_data
-from algm_hf.evaluation.scoring import evaluate_segmentation
+from algm_hf.evaluation.scoring import evaluate_predictor
+from algm_hf.inference.predictor import SegmentationPredictor
 
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(HELPERS)])}
@@ -66,7 +67,9 @@ def evaluated(folder, data):
     """The scores of a saved model."""
     model = AlgmForSemanticSegmentation.from_pretrained(folder).eval()
     rows = load_segmentation_data(DataArguments(dataset="folder", data_dir=str(data)), ("evaluation",)).evaluation
-    return evaluate_segmentation(model, AlgmImageProcessor.from_pretrained(folder), rows, batch_size=2)
+    return evaluate_predictor(
+        SegmentationPredictor(model, AlgmImageProcessor.from_pretrained(folder)), rows, batch_size=2
+    )
 
 
 def launch(name, tokens, **settings):
@@ -332,6 +335,17 @@ def test_final_model_is_the_best_one_when_asked(name, data, tmp_path):
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
+def test_a_resumed_training_that_asks_for_no_best_model_ends_with_its_last_weights(name, data, tmp_path):
+    """Though its checkpoint knows a best score, and the folder holds the model of it."""
+    settings = {**EVERY_STEP, "eval_strategy": "steps", "eval_steps": 1}
+    folder = tmp_path / "out"
+    train(name, arguments(data, folder, max_steps=2, load_best_model_at_end=True, **settings))
+    settings |= {"max_steps": 4, "learning_rate": 0.3, "attn_implementation": "eager"}
+    train(name, [*arguments(data, folder, **settings), "--resume_from_checkpoint", "last"])
+    assert are_equal(weights(folder), weights(folder / "checkpoint-4"))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_training_without_merging_equals_the_plain_vit_and_still_saves_a_merging_model(name, data, tmp_path):
     plain = {"config": {**TINY_CONFIG, "use_token_merging": False}}
     for folder, setting in (("steps", {"train_with_merging": False}), ("plain", plain)):
@@ -352,7 +366,7 @@ def test_accumulation_clipping_layer_decay_and_workers_work_together(name, data,
         "weight_decay": 0.1,
         "layer_decay": 0.7,
         "dataloader_num_workers": 1,
-        "gradient_checkpointing": True if name == "train" else None,
+        "gradient_checkpointing": True,
         "save_strategy": "no",
         "eval_strategy": "no",
     }

@@ -110,6 +110,15 @@ def test_what_is_no_field_that_can_be_set_is_refused(word):
 
 
 @pytest.mark.parametrize(
+    ("word", "named"),
+    [("image_size=[256,512", "[256,512"), ('{"a": 1', '{"a": 1'), ("image_size=2024-13-45", "2024-13-45")],
+)
+def test_what_cannot_be_read_is_refused_by_name(word, named):
+    with pytest.raises(ValueError, match=re.escape(f"config_overrides={named!r}")):
+        parse_overrides([word])
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("init_form: scratch:s", "has the key 'init_form'.*did you mean 'init_from'"),
