@@ -407,7 +407,9 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
         require(self.config.inference_mode == "slide", "inference_mode", self.config.inference_mode, "'slide'")
         batch = self._prepare_inputs(pixel_values)
         require(batch.sizes is None, "sizes of pixel_values", batch.sizes, "equal ones")
-        label_maps = [torch.cat([band.argmax(0) for _, band in image.scores.bands()]) for image in self._slide(batch)]
+        label_maps = [
+            torch.cat([band.argmax(0) for _, band in image.scores.bands()]) for image in self._slide(batch, False)
+        ]
         return torch.stack(label_maps).to(batch.pixel_values.device)
 
     def _forward_whole(
@@ -438,7 +440,7 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
         pixel_values, sizes = batch
         batch_size, _, height, width = pixel_values.shape
         logits = pixel_values.new_zeros(batch_size, self.config.num_labels, height, width, dtype=torch.float32)
-        images = self._slide(batch)
+        images = self._slide(batch, output_token_merging)
         for index, image in enumerate(images):
             for rows, band in image.scores.bands():
                 logits[index, :, rows, : band.shape[-1]] = band
@@ -448,10 +450,14 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
             grid_sizes=None if sizes is None else torch.tensor(sizes, device=logits.device),
         )
 
-    def _slide(self, batch: ImageBatch) -> list[ScoredImage]:
+    def _slide(self, batch: ImageBatch, output_token_merging: bool | None) -> list[ScoredImage]:
         sizes = batch.sizes or [batch.pixel_values.shape[-2:]] * batch.pixel_values.shape[0]
         images = [image[:, :height, :width] for image, (height, width) in zip(batch.pixel_values, sizes, strict=True)]
-        return slide(lambda windows: self._forward_whole(stack_images(windows), False, True), images, self.config)
+
+        def forward(windows: list[Tensor]) -> AlgmSemanticSegmenterOutput:
+            return self._forward_whole(stack_images(windows), False, output_token_merging)
+
+        return slide(forward, images, self.config)
 
     def _loss(self, logits: Tensor, labels: Tensor, sizes: GridSizes | None, patch_size: int) -> Tensor:
         config, labels = self.config, labels.to(logits.device)
