@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """ALGM model configuration."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -127,7 +128,9 @@ class AlgmConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any):
         if isinstance(self.image_size, tuple):
             self.image_size = list(self.image_size)
-        if isinstance(self.class_weights, tuple):
+        if hasattr(self.class_weights, "tolist"):  # arrays and tensors
+            self.class_weights = self.class_weights.tolist()
+        if isinstance(self.class_weights, Sequence) and not isinstance(self.class_weights, (str, bytes)):
             self.class_weights = list(self.class_weights)
         if self.decoder_hidden_size is None:
             self.decoder_hidden_size = self.hidden_size
@@ -160,7 +163,7 @@ class AlgmConfig(PreTrainedConfig):
         # Their number is compared with num_labels where they are used: a checkpoint's weights must not keep it from
         # being loaded with other classes.
         weights = [] if self.class_weights is None else self.class_weights
-        valid = isinstance(weights, list) and all(is_number(weight) and weight >= 0 for weight in weights)
+        valid = isinstance(weights, (list, tuple)) and all(is_number(weight) and weight >= 0 for weight in weights)
         require(valid, "class_weights", self.class_weights, "None or numbers >= 0, one for each class")
 
     def _validate_merging(self) -> None:
