@@ -25,7 +25,7 @@ OLDEST_VERSIONS := $(shell sed -n 's/^    "\([a-z0-9-]*\)>=\([0-9.]*\)",.*/\1==\
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1 - \2/p' Makefile
 
-demo: $(STAMP)  ## train, evaluate, share and reload a small ALGM on drawn scenes (no download of data)
+demo: $(STAMP)  ## train, evaluate, save and reload a small ALGM on drawn scenes (no download of data)
 	$(VENV)/bin/python scripts/quickstart.py $(DEMO_ARGS)
 
 test: export HF_HUB_OFFLINE = 1

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """ALGM model configuration."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -87,7 +88,7 @@ class AlgmConfig(PreTrainedConfig):
     # What the angles are proportional to: "centered", the centre of a patch with the image in [-1, 1], times 2 pi
     # (DINOv3); "index", row and column counted from 0 (EVA-02).
     rope_coordinates: str = "centered"
-    rope_reference_grid_size: int | None = None  # with "index": rows and columns are scaled to this side
+    rope_reference_grid_size: int | None = None  # with "index": rows and columns are scaled to this side, at least 1
     layer_scale_init_value: float | None = None  # initial layer scale behind attention and MLP; None for none
     use_gated_mlp: bool = False  # whether MLPs are gated, fc2(act(gate) * up); SwiGLU with hidden_act="silu"
     use_mlp_inner_norm: bool = False  # whether a LayerNorm stands before the MLP's last linear layer (EVA-02)
@@ -105,29 +106,32 @@ class AlgmConfig(PreTrainedConfig):
 
     # --- The method
     use_token_merging: bool = True  # whether tokens are merged; False gives the plain ViT
-    # Layer, counted from 1, after whose attention similar tokens of a window merge (section 3.2); before
+    # Layer, in 1..num_hidden_layers, after whose attention similar tokens of a window merge (section 3.2); before
     # global_merge_layer; None for none.
     local_merge_layer: int | None = 1
-    # Layer, counted from 1, after whose attention similar tokens of the image merge (section 3.3): 5 of 12 or 7 of 24
-    # in the paper; None for none.
+    # Layer, in 1..num_hidden_layers, after whose attention similar tokens of the image merge (section 3.3): 5 of 12 or
+    # 7 of 24 in the paper; None for none.
     global_merge_layer: int | None = 5
     merge_window_size: int = 2  # side of the windows of the local merge in patches, at least 2
     merge_threshold: float = 0.88  # tau in [-1, 1]: windows at least this similar become one token
 
     # --- The loss
-    semantic_loss_ignore_index: int = 255  # label of pixels that do not count
+    semantic_loss_ignore_index: int = 255  # integer label of pixels that do not count
     class_weights: list[float] | None = None  # weight >= 0 of each class in the cross-entropy, num_labels of them
 
     # --- Inference
     inference_mode: str = "whole"  # "whole", or "slide": in windows, averaged where they overlap, as the paper tests
-    window_size: int | None = None  # side of the inference windows in pixels, needed for "slide"
+    # Side of the inference windows in pixels, at least patch_size; needed for "slide".
+    window_size: int | None = None
     window_stride: int | None = None  # distance between windows in pixels, in 1..window_size; window_size by default
-    window_batch_size: int = 8  # windows at once; memory, never the result, depends on it
+    window_batch_size: int = 8  # windows at once, at least 1; memory, never the result, depends on it
 
     def __post_init__(self, **kwargs: Any):
         if isinstance(self.image_size, tuple):
             self.image_size = list(self.image_size)
-        if isinstance(self.class_weights, tuple):
+        if hasattr(self.class_weights, "tolist"):  # arrays and tensors
+            self.class_weights = self.class_weights.tolist()
+        if isinstance(self.class_weights, Sequence) and not isinstance(self.class_weights, (str, bytes)):
             self.class_weights = list(self.class_weights)
         if self.decoder_hidden_size is None:
             self.decoder_hidden_size = self.hidden_size
@@ -160,7 +164,7 @@ class AlgmConfig(PreTrainedConfig):
         # Their number is compared with num_labels where they are used: a checkpoint's weights must not keep it from
         # being loaded with other classes.
         weights = [] if self.class_weights is None else self.class_weights
-        valid = isinstance(weights, list) and all(is_number(weight) and weight >= 0 for weight in weights)
+        valid = isinstance(weights, (list, tuple)) and all(is_number(weight) and weight >= 0 for weight in weights)
         require(valid, "class_weights", self.class_weights, "None or numbers >= 0, one for each class")
 
     def _validate_merging(self) -> None:

@@ -9,6 +9,8 @@ not fit is refused with a `ValueError`.
 """
 
 import os
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,10 @@ from .refusals import require
 SIXTEEN_TO_EIGHT_BIT = 257
 # How far rounding may carry a floating point image out of 0..1 (and, times 255, out of 0..255).
 FLOAT_TOLERANCE = 1e-3
+
+# PIL raises all of these for damaged files, whose numbers it trusts, and NumPy for lists that are no images.
+READ_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, ArithmeticError, struct.error)
+READ_ERRORS += (zlib.error, Image.DecompressionBombError)
 
 ADDRESSES = ("http://", "https://", "data:image/")
 
@@ -70,9 +76,8 @@ def read_image(
 
     Args:
         index: its position, for messages.
-        do_convert_rgb: whether to return three channels, transparency laid on white. Otherwise the image must have as
-        many
-            channels as `image_mean` and `image_std` have values, if it is to be normalised.
+        do_convert_rgb: whether to return three channels, transparency laid on white. Otherwise an image that is to be
+            normalised must have as many channels as `image_mean` and `image_std` have values.
         do_rescale: whether floating point values mean intensities, to be brought to 0..255; else they are kept.
     """
     name = f"images[{index}]"
@@ -118,8 +123,8 @@ def _open(source: Any, name: str) -> Any:
     try:
         with Image.open(source) as opened:
             opened.load()
-    except (OSError, SyntaxError) as error:  # PIL raises both for damaged files
-        require(False, str(source), str(error), f"an image that PIL can read for {name}")
+    except READ_ERRORS as error:
+        raise ValueError(f"{source}={str(error)!r}: expected an image that PIL can read for {name}") from error
     return opened
 
 
@@ -258,4 +263,4 @@ def _check_map_size(size: tuple[int, int], image_size: tuple[int, int], image: A
     require(size == image_size, f"segmentation_maps[{index}].shape", size, expected)
 
 
-__all__ = ["flatten_images", "read_image", "read_label_maps", "to_numpy", "unrotated_size"]
+__all__ = ["READ_ERRORS", "flatten_images", "read_image", "read_label_maps", "to_numpy", "unrotated_size"]

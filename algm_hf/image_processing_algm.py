@@ -13,7 +13,6 @@ from typing import Any, TypedDict
 import numpy as np
 import torch
 from PIL import Image
-from torch.nn import functional as F
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import (
@@ -28,7 +27,7 @@ from transformers.utils import TensorType
 from transformers.utils.import_utils import is_torchvision_available
 
 from .image_inputs import flatten_images, read_image, read_label_maps
-from .label_maps import blockwise_argmax, upsampled_argmax
+from .label_maps import blockwise_argmax, resize_scores, upsampled_argmax
 from .patch_grid import patch_grid
 from .refusals import require, require_choice
 
@@ -465,7 +464,7 @@ def _collate(
     for name, values in features.items():
         fill = ignore_index if name == "labels" else 0
         batch[name] = torch.stack(
-            [F.pad(v, (0, width - v.shape[-1], 0, height - v.shape[-2]), value=fill) for v in values]
+            [torch.nn.functional.pad(v, (0, width - v.shape[-1], 0, height - v.shape[-2]), value=fill) for v in values]
         )
     if len(set(sizes)) > 1:
         batch["image_sizes"] = torch.tensor(sizes, dtype=torch.int64, device=batch["pixel_values"].device)
@@ -499,15 +498,9 @@ def _label_map(
     scores = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
 
     def resize(block: torch.Tensor) -> torch.Tensor:
-        return _upsample(_upsample(block, padded)[:, : cropped[0], : cropped[1]], final)
+        return resize_scores(resize_scores(block, padded)[:, : cropped[0], : cropped[1]], final)
 
     return blockwise_argmax(scores, resize, max(height * width for height, width in (padded, final)))
-
-
-def _upsample(scores: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    if scores.shape[-2:] == size:
-        return scores
-    return F.interpolate(scores[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
 __all__ = ["AlgmBatchFeature", "AlgmImageProcessor", "AlgmImageProcessorKwargs", "AlgmImageProcessorPil"]

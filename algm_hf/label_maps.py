@@ -42,10 +42,10 @@ def upsampled_argmax(scores: Tensor, size: tuple[int, int]) -> Tensor:
     # Few pixels for each cell leave nothing to save; one or two classes neither. On an accelerator arithmetic is
     # cheap, while each of the many small steps below costs a launch, and some make the host wait.
     if num_labels <= 2 or size[0] * size[1] <= 4 * rows * columns or scores.device.type != "cpu":
-        return blockwise_argmax(scores, partial(_upsample, size=size), size[0] * size[1])
+        return blockwise_argmax(scores, partial(resize_scores, size=size), size[0] * size[1])
     cells = _Cells(scores, size)
     if CELL_OVERHEAD * cells.num_scores > num_labels * size[0] * size[1]:
-        return blockwise_argmax(scores, partial(_upsample, size=size), size[0] * size[1])
+        return blockwise_argmax(scores, partial(resize_scores, size=size), size[0] * size[1])
     return cells.label_map()
 
 
@@ -69,7 +69,10 @@ def blockwise_argmax(scores: Tensor, resize: Callable[[Tensor], Tensor], num_pix
     return label_map
 
 
-def _upsample(scores: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_scores(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """Scores `(n, rows, columns)` at another size, bilinear (`align_corners=False`); as they are at their own."""
+    if tuple(scores.shape[-2:]) == tuple(size):
+        return scores
     return F.interpolate(scores[None], size=tuple(size), mode="bilinear", align_corners=False)[0]
 
 
@@ -174,7 +177,7 @@ class _Cells:
         best = torch.full(places.shape, -torch.inf, dtype=self.scores.dtype, device=places.device)
         label = torch.zeros_like(places)
         for block in rivals.split(max(1, MAX_ELEMENTS // (self.size[0] * self.size[1]))):
-            values, winner = _upsample(self.scores[block], self.size).flatten(1)[:, places].max(dim=0)
+            values, winner = resize_scores(self.scores[block], self.size).flatten(1)[:, places].max(dim=0)
             better = values > best
             best, label = torch.where(better, values, best), torch.where(better, block[winner], label)
         label_map.view(-1)[places] = label
@@ -215,4 +218,4 @@ def _corners(scores: Tensor, classes: Tensor, row: Tensor, column: Tensor) -> li
     return [scores[classes, y[:, None], x[:, None]] for y, x in corners]
 
 
-__all__ = ["blockwise_argmax", "upsampled_argmax"]
+__all__ = ["blockwise_argmax", "resize_scores", "upsampled_argmax"]

@@ -155,12 +155,10 @@ class AlgmPreTrainedModel(PreTrainedModel):
 
     def compile(self, **kwargs) -> None:
         """
-        Compiles the attention and MLP blocks in place, with the arguments of `torch.compile` and `dynamic=True` unless
-        given, each kind once for all layers and token counts; embeddings, merges and the attention of images with
-        different token counts run as they are. `fullgraph=True` is refused with a `ValueError`.
+        Compiles the attention and MLP blocks in place, each kind once for all layers and token counts; the rest runs
+        as it is. Takes the arguments of `torch.compile`, `dynamic=True` unless given; refuses `fullgraph=True`.
 
-        `torch.compile(model)` runs, too, but meets the merges inside its graphs and compiles again for new token
-        counts until torch's limit.
+        `torch.compile(model)` runs, too, but compiles again for new token counts until torch's limit.
         """
         expected = "False; attention of images with different token counts runs between the graphs"
         require(not kwargs.get("fullgraph"), "fullgraph", True, expected)
@@ -234,7 +232,7 @@ class AlgmModel(AlgmPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        pixel_values: Tensor | Sequence[Tensor],
+        pixel_values: Tensor | Sequence[Tensor] | ImageBatch,
         image_sizes: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_token_merging: bool | None = None,
@@ -244,7 +242,8 @@ class AlgmModel(AlgmPreTrainedModel):
         Args:
             pixel_values (`Tensor` of shape `(batch_size, num_channels, height, width)`, or a list of images):
                 Normalised images of any height and width of at least one patch; the model pads them with zeros to
-                whole patches. As a list, tensors `(num_channels, height, width)` of any sizes.
+                whole patches. As a list, tensors `(num_channels, height, width)` of any sizes. An [`ImageBatch`] is
+                taken as it is.
             image_sizes (`Tensor` of shape `(batch_size, 2)`, int64, *optional*):
                 Height and width of each image in pixels, when images of different sizes were padded right and bottom
                 to one tensor. Each image then gets what it gets alone.
@@ -338,19 +337,11 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
     ) -> AlgmSemanticSegmenterOutput:
         """
         Args:
-            pixel_values (`Tensor` of shape `(batch_size, num_channels, height, width)`, or a list of images):
-                Normalised images of any height and width of at least one patch. As a list, tensors
-                `(num_channels, height, width)` of any sizes.
-            image_sizes (`Tensor` of shape `(batch_size, 2)`, int64, *optional*):
-                Height and width of each image in pixels, when images of different sizes were padded right and bottom
-                to one tensor. Each image then gets what it gets alone.
+            pixel_values, image_sizes, output_hidden_states, output_token_merging:
+                See [`AlgmModel.forward`].
             labels (`Tensor` of shape `(batch_size, height, width)`, integer, *optional*):
                 Class of each pixel in `0..num_labels - 1`, or `config.semantic_loss_ignore_index`. Their values are
                 checked where that costs nothing, on the CPU.
-            output_hidden_states (`bool`, *optional*):
-                Whether to return the encoder's features after each layer. Defaults to `config.output_hidden_states`.
-            output_token_merging (`bool`, *optional*, defaults to `False`):
-                Whether to return `token_counts` and `patch_to_token`.
 
         Returns:
             [`AlgmSemanticSegmenterOutput`], or a tuple of its fields that are not `None` with `return_dict=False`.
@@ -399,15 +390,16 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
         holding the logits of a whole image: equal to the argmax of `forward`'s logits, ties to the lowest class. For
         images of one size whose `(num_labels, height, width)` logits do not fit.
 
-        Beyond the model's own needs for `window_batch_size` windows it takes `4 * num_labels / patch_size**2` bytes
-        for each pixel of all windows, and about 0.6 GB for a band of rows. Raises a `ValueError` if the model does not
-        slide in evaluation mode, or an input does not fit.
+        Beyond `window_batch_size` windows in the model it takes `4 * num_labels / patch_size**2` bytes for each pixel
+        of all windows, and about 0.6 GB for a band of rows. Refuses a model that does not slide in evaluation mode.
         """
         require(not self.training, "training", True, "a model in evaluation mode (model.eval())")
         require(self.config.inference_mode == "slide", "inference_mode", self.config.inference_mode, "'slide'")
         batch = self._prepare_inputs(pixel_values)
         require(batch.sizes is None, "sizes of pixel_values", batch.sizes, "equal ones")
-        label_maps = [torch.cat([band.argmax(0) for _, band in image.scores.bands()]) for image in self._slide(batch)]
+        label_maps = [
+            torch.cat([band.argmax(0) for _, band in image.scores.bands()]) for image in self._slide(batch, False)
+        ]
         return torch.stack(label_maps).to(batch.pixel_values.device)
 
     def _forward_whole(
@@ -438,7 +430,7 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
         pixel_values, sizes = batch
         batch_size, _, height, width = pixel_values.shape
         logits = pixel_values.new_zeros(batch_size, self.config.num_labels, height, width, dtype=torch.float32)
-        images = self._slide(batch)
+        images = self._slide(batch, output_token_merging)
         for index, image in enumerate(images):
             for rows, band in image.scores.bands():
                 logits[index, :, rows, : band.shape[-1]] = band
@@ -448,10 +440,14 @@ class AlgmForSemanticSegmentation(AlgmPreTrainedModel):
             grid_sizes=None if sizes is None else torch.tensor(sizes, device=logits.device),
         )
 
-    def _slide(self, batch: ImageBatch) -> list[ScoredImage]:
+    def _slide(self, batch: ImageBatch, output_token_merging: bool | None) -> list[ScoredImage]:
         sizes = batch.sizes or [batch.pixel_values.shape[-2:]] * batch.pixel_values.shape[0]
         images = [image[:, :height, :width] for image, (height, width) in zip(batch.pixel_values, sizes, strict=True)]
-        return slide(lambda windows: self._forward_whole(stack_images(windows), False, True), images, self.config)
+
+        def forward(windows: list[Tensor]) -> AlgmSemanticSegmenterOutput:
+            return self._forward_whole(stack_images(windows), False, output_token_merging)
+
+        return slide(forward, images, self.config)
 
     def _loss(self, logits: Tensor, labels: Tensor, sizes: GridSizes | None, patch_size: int) -> Tensor:
         config, labels = self.config, labels.to(logits.device)

@@ -86,11 +86,10 @@ def upsampled_cross_entropy(logits: Tensor, labels: Tensor, pixel_weights: Tenso
     """
     The weighted sum of the cross-entropies of all pixels, without ever holding the logits of more than a few of them.
 
-    The four patch centres around a pixel give its bilinear logits, and the `patch_size ** 2` pixels between the same
-    four centres, a cell, do so with the same coefficients in every cell. So a small product gives a cell's pixels from
-    its corners, and another the corners' gradient from that of the pixels. Where a gradient is needed it is taken in
-    the same pass, a band of cells at a time, and only that of the corners is kept: nothing is computed again in
-    backward. There is no second derivative: `create_graph=True` is refused.
+    The four patch centres around a pixel give its bilinear logits, with the same coefficients in every cell, the
+    `patch_size ** 2` pixels between four centres. So one small product makes a cell's pixels from its corners, another
+    the corners' gradient from that of the pixels: in the same pass, a band of cells at a time, so that backward
+    computes nothing again. There is no second derivative: `create_graph=True` is refused.
 
     `logits` are float32 or float64; `labels` int64 classes also where `pixel_weights`, in their dtype, is 0. Raises a
     `ValueError` if the grid is not the one that covers the labels.

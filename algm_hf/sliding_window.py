@@ -82,7 +82,7 @@ class ScoredImage(NamedTuple):
     """What the model makes of an image: its scores, and `token_counts (num_layers,)` summed over its windows."""
 
     scores: PixelScores
-    token_counts: Tensor
+    token_counts: Tensor | None
 
 
 def slide(
@@ -93,7 +93,8 @@ def slide(
 ) -> list[ScoredImage]:
     """
     Images `(num_channels, height, width)` of any sizes in the windows of `config`, `window_batch_size` of them at a
-    time, whichever images they are of. `forward` takes a list of windows to the model's output, token counts included.
+    time, whichever images they are of. `forward` takes a list of windows to the model's output, with token counts or
+    without.
     """
     size, patch_size = config.window_size, config.patch_size
     stride = size if config.window_stride is None else config.window_stride
@@ -106,14 +107,17 @@ def slide(
     for first in range(0, len(windows), config.window_batch_size):
         batch = windows[first : first + config.window_batch_size]
         output = forward([window for _, window in batch])
-        for (owner, window), logits, tokens in zip(batch, output.logits, output.token_counts, strict=True):
+        for (owner, window), logits in zip(batch, output.logits, strict=True):
             rows, columns = patch_grid(window.shape[-2:], patch_size)
             # A copy, lest the padding of a batch of different sizes stays in memory.
             grids[owner].append(logits[:, :rows, :columns].clone())
-            counts[owner].append(tokens)
+        if output.token_counts is not None:
+            for (owner, _), tokens in zip(batch, output.token_counts, strict=True):
+                counts[owner].append(tokens)
     return [
         ScoredImage(
-            PixelScores(grid, image.shape[-2:], size, stride, patch_size, mirrored), torch.stack(tokens).sum(0)
+            PixelScores(grid, image.shape[-2:], size, stride, patch_size, mirrored),
+            torch.stack(tokens).sum(0) if tokens else None,
         )
         for image, grid, tokens in zip(images, grids, counts, strict=True)
     ]

@@ -177,10 +177,7 @@ def _layer_scale(shape: AlgmConfig) -> AlgmLayerScale | None:
 
 
 def drop_path_rates(last_rate: float, num_layers: int) -> list[float]:
-    """
-    Stochastic depth in [0, 1) of each layer, linear from 0 to `last_rate` as in timm's and transformers' ViTs. Plain
-    Python, since models are built on the meta device, where tensors have no values.
-    """
+    """Of each layer, linear from 0. Plain Python: the meta device, where models are built, holds no values."""
     return [last_rate * index / max(1, num_layers - 1) for index in range(num_layers)]
 
 

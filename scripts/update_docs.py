@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from pathlib import Path
 import yaml
 from transformers import HfArgumentParser
 
+from algm_hf.refusals import require
 from algm_hf.runs.tables import markdown_table
 
 
@@ -35,8 +37,8 @@ def read_benchmarks(folder: Path) -> list[dict]:
     """The results of `scripts/benchmark.py` and `scripts/benchmark_heads.py`, by device and size of the model."""
     results = [json.loads(path.read_text(encoding="utf-8")) | {"file": path.name} for path in folder.glob("*.json")]
     for result in results:
-        if not {"configurations", "label_maps"} & set(result):
-            raise ValueError(f"{folder / result['file']} is no result of one of the benchmarks.")
+        is_result = {"configurations", "label_maps"} & set(result)
+        require(is_result, str(folder / result["file"]), sorted(result), "configurations or label_maps of a benchmark")
 
     def place(result: Mapping) -> tuple:
         name = result["model"]["name"] if "model" in result else ""
@@ -64,12 +66,13 @@ def number(value: float | None, form: str, unit: str = "x") -> str:
 
 
 def speed_table(results: Sequence[Mapping]) -> str:
-    """What a user gains: a row for each model, of its largest mixed batch."""
-    largest: dict[str, tuple[Mapping, Mapping]] = {}
+    """What a user gains: a row for each model, measured as the README says above the table."""
+    shown: dict[str, Mapping] = {}
     for result, record, row in merged_rows(results):
-        name = model_name(result)
-        if name not in largest or record["batch_size"] > largest[name][0]["batch_size"]:
-            largest[name] = record, row
+        where = result["environment"]
+        measured = where["device"], where["dtype"], *record["resolution"], record["batch_size"]
+        if measured == ("cpu", "float32", 512, 512, 8):
+            shown.setdefault(model_name(result), row)
     header = ["Model", "Tokens kept", "FLOP ratio", "Speed-up", "Efficiency", "End to end"]
     return markdown_table(
         header,
@@ -82,14 +85,14 @@ def speed_table(results: Sequence[Mapping]) -> str:
                 number(row["efficiency"], ".2f", ""),
                 number(row["end_to_end_speed_up_over_dense"], ".2f"),
             ]
-            for name, (record, row) in largest.items()
+            for name, row in shown.items()
         ],
     )
 
 
 def merging_table(results: Sequence[Mapping]) -> str:
     """Every row with merging of every run."""
-    header = ["Model", "Size", "Batch", "Where", "Tokens kept", "FLOP ratio", "Speed-up", "Efficiency"]
+    header = ["Run", "Model", "Size", "Batch", "Where", "Tokens kept", "FLOP ratio", "Speed-up", "Efficiency"]
     header += ["Merging itself", "End to end over interpolate + argmax", "Merging off, against ViTModel"]
     table = []
     for result, record, row in merged_rows(results):
@@ -99,6 +102,7 @@ def merging_table(results: Sequence[Mapping]) -> str:
         share = row["merging_share"]
         table.append(
             [
+                Path(result["file"]).stem,
                 model_name(result),
                 "{} x {}".format(*record["resolution"]),
                 record["batch_size"],
@@ -209,8 +213,8 @@ def replace_section(text: str, name: str, section: str) -> str:
         ValueError: if the page does not hold each of the two marks once, in their order.
     """
     begin, end = f"<!-- {name}: written by scripts/update_docs.py -->", f"<!-- {name}: end -->"
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise ValueError(f"expected {begin!r} and, below, {end!r}, each once.")
+    marks = re.findall("|".join(map(re.escape, (begin, end))), text)
+    require(marks == [begin, end], f"marks of {name}", marks, f"{begin!r} and, below, {end!r}")
     return f"{text.split(begin)[0]}{begin}\n\n{section}\n\n{end}{text.split(end)[1]}"
 
 

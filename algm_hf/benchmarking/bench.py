@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ..patch_grid import patch_grid
 from ..refusals import require
 from ..runs.models import config_settings
 from ..runs.timing import Times, clock, time_in_turns
@@ -252,7 +253,7 @@ class Bench:
         finally:
             for hook in hooks:
                 hook.remove()
-        grid_sizes = [tuple(side // config.patch_size for side in self.resolution)] * len(self.images)
+        grid_sizes = [patch_grid(self.resolution, config.patch_size)] * len(self.images)
         steps.append(partial(drop_special_tokens, pack, grid_sizes, config.num_special_tokens))
         patches = steps[-1]()
         logits = pack.hidden_states.new_zeros(patches.hidden_states.shape[0], config.num_labels)

@@ -19,6 +19,7 @@ from transformers.utils import logging
 from ..configuration_algm import AlgmConfig
 from ..image_processing_algm import AlgmImageProcessor
 from ..modeling_algm import AlgmForSemanticSegmentation
+from ..patch_grid import patch_grid
 from ..refusals import require
 from ..vit_embeddings import resize_positions
 from .checks import label_fields, load_strictly
@@ -416,7 +417,7 @@ def _resize_stored_positions(source: _Source, config: AlgmConfig) -> None:
     name = "embeddings.position_embeddings"
     if name not in source.weights:
         return
-    old_grid = [side // config.patch_size for side in _pair(source.config["image_size"])]
+    old_grid = patch_grid(_pair(source.config["image_size"]), config.patch_size)
     of_class, of_patches = source.weights[name].split([int(config.use_class_token), old_grid[0] * old_grid[1]], dim=1)
     of_patches = resize_positions(of_patches, old_grid, config.position_grid_size, config.position_interpolation)
     source.weights[name] = torch.cat((of_class, of_patches), dim=1)

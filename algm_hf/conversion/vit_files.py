@@ -80,7 +80,7 @@ class VitFiles:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise ValueError(f"{file_name} of {self.name} cannot be read as JSON: {error}") from error
+            raise ValueError(f"{file_name} of {self.name}={str(error)!r}: expected JSON") from error
         require(isinstance(values, dict), f"{file_name} of {self.name}", values, "an object")
         return values
 
@@ -129,11 +129,11 @@ class VitFiles:
             # Not in the cache and not fetched. Offline that may be a file the repository never had.
             if constants.HF_HUB_OFFLINE:
                 return None
-            raise ValueError(f"{file_name} of {self.name} cannot be fetched: {first_line(error)}") from error
+            raise ValueError(f"{file_name} of {self.name}={first_line(error)!r}: expected a file to fetch") from error
         except EntryNotFoundError:
             return None
         except (HfHubHTTPError, HFValidationError, OSError) as error:
-            raise ValueError(f"{self.name} cannot be fetched from the Hub: {first_line(error)}") from error
+            raise ValueError(f"{self.name}={first_line(error)!r}: expected a repository of the Hub") from error
 
 
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -13,16 +13,11 @@ each block's centre, so borders are smooth in the image and exact in the label m
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from ..refusals import require, require_integer
-
-
-if TYPE_CHECKING:
-    import datasets
 
 
 SCENE_CLASSES = ("sky", "building", "road", "pavement", "tree", "car", "person", "sign")
@@ -304,26 +299,4 @@ def make_scene(seed: int, size: tuple[int, int] = DEFAULT_SIZE) -> tuple[Image.I
     return Image.fromarray(image), Image.fromarray(labels)
 
 
-def scene_dataset(num: int, seed: int = 0, sizes: Sequence[tuple[int, int]] = (DEFAULT_SIZE,)) -> datasets.Dataset:
-    """Draws `num` scenes into a `datasets.Dataset`.
-
-    Args:
-        num (`int`): Number of scenes, at least 1.
-        seed (`int`, *optional*, defaults to 0): Seed of the first scene; scene `i` has seed `seed + i`, so ranges of
-            seeds that do not overlap give sets that share no scene.
-        sizes (`Sequence[tuple[int, int]]`, *optional*): Heights and widths in pixels, taken in turn.
-
-    Returns:
-        `datasets.Dataset`: Columns `image` (RGB) and `annotation` (label map, values index [`SCENE_CLASSES`]), held
-            in memory.
-    """
-    import datasets  # drawing alone does not need it
-
-    require_integer("num", num, 1)
-    pairs = [make_scene(seed + index, sizes[index % len(sizes)]) for index in range(num)]
-    features = datasets.Features({"image": datasets.Image(), "annotation": datasets.Image()})
-    columns = {"image": [pair[0] for pair in pairs], "annotation": [pair[1] for pair in pairs]}
-    return datasets.Dataset.from_dict(columns, features=features)
-
-
-__all__ = ["DEFAULT_SIZE", "SCENE_CLASSES", "make_scene", "scene_dataset"]
+__all__ = ["DEFAULT_SIZE", "SCENE_CLASSES", "make_scene"]

@@ -21,7 +21,8 @@ import datasets
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..runs.images import ORIENTATION, READ_ERRORS, upright_rgb
+from ..image_inputs import READ_ERRORS
+from ..runs.images import ORIENTATION, upright_rgb
 from .classes import IGNORE_INDEX, OUTSIDE, STORED_VALUES, LabelMapping, listed
 
 

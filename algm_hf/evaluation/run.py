@@ -22,7 +22,7 @@ from ..data.arguments import DataArguments
 from ..data.classes import IGNORE_INDEX
 from ..data.loading import SegmentationData, load_segmentation_data
 from ..inference.palettes import make_palette
-from ..inference.predictor import SegmentationPredictor
+from ..inference.predictor import PAPER_SCALES, SegmentationPredictor
 from ..refusals import require, require_choice, require_integer, require_number
 from ..runs.command_line import redacted
 from ..runs.models import config_settings
@@ -56,8 +56,8 @@ class EvaluationArguments:
     scales: list[float] = field(
         default_factory=lambda: [1.0],
         metadata={
-            "help": "Sizes at which the image is seen, averaged; the paper's multi-scale test is 0.5 0.75 1 1.25 1.5 "
-            "1.75 with --flip."
+            "help": "Sizes at which the image is seen, averaged; the paper's multi-scale test is "
+            f"{' '.join(f'{scale:g}' for scale in PAPER_SCALES)} with --flip."
         },
     )
     flip: bool = field(default=False, metadata={"help": "Average with the mirror image."})

@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import torch
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from ..inference.predictor import SegmentationPredictor, SegmentedImage
 from ..refusals import require, require_integer
+from ..runs.timing import clock
 from .metrics import SegmentationConfusion, confusion_scores, constant_mean_iou
 
 
@@ -88,9 +90,8 @@ def evaluate_predictor(
             counts = confusion.update(result.label_map, row["annotation"])
             tokens += torch.tensor([*result.token_counts, result.tokens_unmerged, 1])
             seconds += result.seconds
-            called = time.perf_counter()
-            on_image(EvaluatedImage(first + offset, row, result, counts))
-            aside += time.perf_counter() - called
+            evaluated = EvaluatedImage(first + offset, row, result, counts)
+            aside += clock(partial(on_image, evaluated), predictor.device)[0]
         progress(len(batch), confusion)
     times = (seconds, time.perf_counter() - start - aside)
     sums, times = _over_processes(torch.cat((confusion.matrix.flatten(), tokens)), times, accelerator)

@@ -8,9 +8,9 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..label_maps import blockwise_argmax
+from ..label_maps import blockwise_argmax, resize_scores
 from ..sliding_window import PixelScores
 
 
@@ -30,8 +30,7 @@ def resized_rows(scores: PixelScores, first: int, stop: int, size: tuple[int, in
     below = (above + 1).clamp(max=scores.size[0] - 1)
     start = int(above[0])
     rows = scores.rows(start, int(below[-1]) + 1)
-    if scores.size[1] != size[1]:
-        rows = _interpolate(rows, (rows.shape[1], size[1]))
+    rows = resize_scores(rows, (rows.shape[1], size[1]))
     if scores.size[0] == size[0]:
         return rows[:, : stop - first]
     # Each row is a mean of two; as a product with these weights every score is read once.
@@ -40,10 +39,6 @@ def resized_rows(scores: PixelScores, first: int, stop: int, size: tuple[int, in
     weights[row, above - start] = 1 - fraction
     weights[row, below - start] += fraction
     return weights.to(rows.device) @ rows
-
-
-def _interpolate(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    return nn.functional.interpolate(scores[None], size=tuple(size), mode="bilinear", align_corners=False)[0]
 
 
 def best_classes(scores: PixelScores, size: tuple[int, int]) -> Tensor:
@@ -55,7 +50,7 @@ def best_classes(scores: PixelScores, size: tuple[int, int]) -> Tensor:
         return _argmax_in_bands([scores], size, softmax=False)
 
     def resize(classes: Tensor) -> Tensor:
-        return _interpolate(scores.rows(0, scores.size[0], classes), size)
+        return resize_scores(scores.rows(0, scores.size[0], classes), size)
 
     # The indices of the classes stand for their scores, which `resize` makes.
     numbers = torch.arange(scores.num_labels, device=scores.device)

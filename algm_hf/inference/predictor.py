@@ -12,9 +12,9 @@ averaged; a part at a time, so that `(num_labels, height, width)` never exists a
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..patch_grid import patch_grid
 from ..refusals import require
 from ..runs.models import config_settings, unwrapped
-from ..runs.timing import synchronize
+from ..runs.timing import clock
 from ..sliding_window import PixelScores, ScoredImage, slide
 from ..token_packs import full_lengths
 from .pixel_scores import best_averaged_classes, best_classes
@@ -109,7 +109,18 @@ class SegmentationPredictor:
     def _whole(self, images: list[Image.Image]) -> list[SegmentedImage]:
         """One forward pass of whole images; the processor makes the label maps."""
         batch = self.processor(images, return_tensors="pt")
-        start = self._clock()
+        seconds, (outputs, label_maps, sizes) = clock(partial(self._label_maps, batch, images), self.device)
+        segmented = []
+        for index, (label_map, size) in enumerate(zip(label_maps, sizes, strict=True)):
+            grid = patch_grid(size, self.config.patch_size)
+            patches = outputs.patch_to_token[index, : grid[0] * grid[1]].cpu().numpy()
+            counts = outputs.token_counts[index].tolist()
+            unmerged = self._num_tokens([grid])
+            segmented.append(SegmentedImage(label_map, size, counts, grid, patches, unmerged, seconds / len(images)))
+        return segmented
+
+    def _label_maps(self, batch, images: list[Image.Image]) -> tuple:
+        """The model's output for what the processor made of the images, their label maps, their sizes there."""
         inputs = {"pixel_values": batch["pixel_values"].to(self.device, unwrapped(self.model).dtype)}
         sizes = [tuple(batch["pixel_values"].shape[-2:])] * len(images)
         if "image_sizes" in batch:
@@ -119,16 +130,7 @@ class SegmentationPredictor:
         label_maps = self.processor.post_process_semantic_segmentation(
             outputs, target_sizes=[(image.height, image.width) for image in images], input_sizes=sizes
         )
-        label_maps = [label_map.cpu().numpy() for label_map in label_maps]
-        seconds = (self._clock() - start) / len(images)
-        segmented = []
-        for index, (label_map, size) in enumerate(zip(label_maps, sizes, strict=True)):
-            grid = patch_grid(size, self.config.patch_size)
-            patches = outputs.patch_to_token[index, : grid[0] * grid[1]].cpu().numpy()
-            counts = outputs.token_counts[index].tolist()
-            unmerged = self._num_tokens([grid])
-            segmented.append(SegmentedImage(label_map, size, counts, grid, patches, unmerged, seconds))
-        return segmented
+        return outputs, [label_map.cpu().numpy() for label_map in label_maps], sizes
 
     def _views_of(self, images: list[Image.Image]) -> list[SegmentedImage]:
         """Windows, or several scales: label maps from the patch logits of all of them."""
@@ -139,27 +141,28 @@ class SegmentationPredictor:
             pixels = self._pixels(images, scale)
             input_sizes = input_sizes or [tuple(image.shape[-2:]) for image in pixels]
             for mirrored in (False, True) if self.flip else (False,):
-                start = self._clock()
-                for found, view in zip(views, self._forward(pixels, mirrored), strict=True):
+                taken, seen = clock(partial(self._forward, pixels, mirrored), self.device)
+                seconds += taken
+                for found, view in zip(views, seen, strict=True):
                     found.append(view)
-                seconds += self._clock() - start
         return [
             self._segmented(image, found, size, seconds / len(images))
             for image, found, size in zip(images, views, input_sizes, strict=True)
         ]
 
     def _segmented(self, image: Image.Image, views: list[ScoredImage], input_size, seconds: float) -> SegmentedImage:
-        start, target = self._clock(), (image.height, image.width)
+        taken, label_map = clock(partial(self._label_map, views, (image.height, image.width)), self.device)
+        counts = sum(view.token_counts for view in views).tolist()
+        unmerged = self._num_tokens([grid.shape[-2:] for view in views for grid in view.scores.grids])
+        grid = patch_grid(input_size, self.config.patch_size)
+        return SegmentedImage(label_map, input_size, counts, grid, None, unmerged, seconds + taken)
+
+    def _label_map(self, views: list[ScoredImage], size: tuple[int, int]) -> np.ndarray:
         scores = [view.scores for view in views]
         grids = [grid for view in scores for grid in view.grids]
         require(all(bool(torch.isfinite(grid).all()) for grid in grids), "logits", "NaN or infinite", "finite scores")
-        label_map = best_classes(scores[0], target) if len(scores) == 1 else best_averaged_classes(scores, target)
-        counts = sum(view.token_counts for view in views).tolist()
-        unmerged = self._num_tokens([grid.shape[-2:] for grid in grids])
-        label_map = label_map.cpu().numpy()
-        seconds += self._clock() - start
-        grid = patch_grid(input_size, self.config.patch_size)
-        return SegmentedImage(label_map, input_size, counts, grid, None, unmerged, seconds)
+        label_map = best_classes(scores[0], size) if len(scores) == 1 else best_averaged_classes(scores, size)
+        return label_map.cpu().numpy()
 
     def _pixels(self, images: list[Image.Image], scale: float) -> list[Tensor]:
         """The normalised images `(num_channels, height, width)` at a scale, unpadded, on the CPU."""
@@ -202,10 +205,6 @@ class SegmentationPredictor:
     def _num_tokens(self, grids: Sequence[Sequence[int]]) -> int:
         """Tokens of these grids of patches if nothing merges."""
         return sum(full_lengths(grids, self.config.num_special_tokens))
-
-    def _clock(self) -> float:
-        synchronize(self.device)
-        return time.perf_counter()
 
 
 def segment_images(model, processor, images: Sequence[Image.Image]) -> list[SegmentedImage]:

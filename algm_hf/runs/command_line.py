@@ -17,6 +17,8 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
+from ..refusals import require
+
 
 CONFIG_SUFFIXES = (".json", ".yaml", ".yml")
 
@@ -44,9 +46,9 @@ def read_config(path: str | Path) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8")
         config = json.loads(text) if str(path).endswith(".json") else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read as YAML or JSON: {error}.") from error
-    if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
-        raise ValueError(f"{path} holds {type(config).__name__}, expected a mapping of argument names to values.")
+        raise ValueError(f"{path}={str(error)!r}: expected YAML or JSON") from error
+    is_mapping = isinstance(config, dict) and all(isinstance(key, str) for key in config)
+    require(is_mapping, str(path), type(config).__name__, "a mapping of argument names to values")
     return config
 
 
@@ -57,8 +59,8 @@ def _command_line_of(path: str, parser: OneLineParser) -> list[str]:
     for name, value in read_config(path).items():
         if name not in actions:
             close = difflib.get_close_matches(name, actions, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else "; --help lists them."
-            raise ValueError(f"{path} has the key {name!r}, expected the name of an argument{hint}")
+            hint = f"; did you mean {close[0]!r}?" if close else "; --help lists them"
+            require(False, f"{path}: argument", name, f"the name of one{hint}")
         if value is None or value == []:
             continue  # unset
         if isinstance(value, bool):
@@ -140,8 +142,8 @@ def parse_arguments(
     )
     if rest:
         close = difflib.get_close_matches(rest[0].split("=", 1)[0], options, n=1)
-        hint = f"; did you mean {close[0]}?" if close else "; --help lists the arguments."
-        raise ValueError(f"{rest[0]} is no argument{hint}")
+        hint = f"; did you mean {close[0]}?" if close else "; --help lists them"
+        require(False, "argument", rest[0], f"the name of one{hint}")
     return instances, given
 
 

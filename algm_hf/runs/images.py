@@ -4,22 +4,17 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
 
-from ..image_inputs import read_image
+from ..image_inputs import READ_ERRORS, read_image
 from ..refusals import require
 
 
 ORIENTATION = ExifTags.Base.Orientation
-# PIL raises all of these for damaged files, whose numbers it trusts, and NumPy for lists that are no images.
-READ_ERRORS = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError, ArithmeticError, struct.error)
-READ_ERRORS += (zlib.error, Image.DecompressionBombError)
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -46,7 +41,7 @@ def read_rgb(path: str | Path) -> Image.Image:
         with Image.open(path) as image:
             return upright_rgb(image)
     except READ_ERRORS as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+        raise ValueError(f"{path}={str(error)!r}: expected an image that PIL can read") from error
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
@@ -68,4 +63,4 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-__all__ = ["ORIENTATION", "READ_ERRORS", "find_images", "read_rgb", "upright_rgb"]
+__all__ = ["ORIENTATION", "find_images", "read_rgb", "upright_rgb"]

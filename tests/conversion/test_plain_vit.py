@@ -676,7 +676,7 @@ def test_damaged_files_are_refused(source):
     with pytest.raises(ValueError, match="model.safetensors: expected whole safetensors"):
         from_vit(folder, num_labels=3)
     (folder / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json of .* cannot be read as JSON"):
+    with pytest.raises(ValueError, match=r"config\.json of .*: expected JSON"):
         from_vit(folder, num_labels=3)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from algm_hf.data.drawn_scenes import SCENE_CLASSES, make_scene, scene_dataset
+from algm_hf.data.drawn_scenes import SCENE_CLASSES, make_scene
 
 
 def arrays(seed, size=(64, 96)):
@@ -60,19 +60,8 @@ def test_even_regions_and_small_objects_stand_side_by_side():
     assert 0.002 < share["sign"] < 0.08
 
 
-def test_dataset_holds_the_scenes_of_consecutive_seeds():
-    dataset = scene_dataset(3, seed=10, sizes=[(64, 96), (48, 48)])
-    assert dataset.column_names == ["image", "annotation"]
-    for index, size in enumerate([(64, 96), (48, 48), (64, 96)]):
-        image, labels = arrays(10 + index, size)
-        assert np.array_equal(np.asarray(dataset[index]["image"]), image)
-        assert np.array_equal(np.asarray(dataset[index]["annotation"]), labels)
-
-
 def test_bad_arguments_are_refused_by_name():
     with pytest.raises(ValueError, match="seed=-1"):
         make_scene(-1)
     with pytest.raises(ValueError, match=r"size=\(16, 96\)"):
         make_scene(0, (16, 96))
-    with pytest.raises(ValueError, match="num=0"):
-        scene_dataset(0)

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 from places import ROOT
+from scene_rows import scene_dataset
 
 from algm_hf import AlgmConfig, AlgmForSemanticSegmentation, AlgmImageProcessor
-from algm_hf.data.drawn_scenes import SCENE_CLASSES, make_scene, scene_dataset
+from algm_hf.data.drawn_scenes import SCENE_CLASSES, make_scene
 from algm_hf.evaluation.metrics import MEAN_IOU_PATH, SegmentationConfusion, image_confusion
 from algm_hf.evaluation.scoring import evaluate_predictor
 from algm_hf.inference.predictor import SegmentationPredictor, segment_images
@@ -60,7 +61,7 @@ def test_label_maps_have_the_size_of_their_images_and_do_not_depend_on_the_batch
 
 def test_scores_are_those_of_the_label_maps_whatever_the_batch_size(segmenter):
     model, processor = segmenter
-    rows = scene_dataset(3, seed=5, sizes=[(64, 96)])
+    rows = scene_dataset(3, seed=5, size=(64, 96))
     confusion = SegmentationConfusion(len(SCENE_CLASSES))
     counts = []
     for row in rows:
@@ -82,7 +83,7 @@ def assert_same(found, expected):
 
 def test_batch_size_order_and_kind_of_rows_change_nothing(segmenter):
     """Images of one size, so that a batch computes what its images do alone."""
-    rows = scene_dataset(5, seed=5, sizes=[(64, 96)])
+    rows = scene_dataset(5, seed=5, size=(64, 96))
     expected = evaluate_predictor(SegmentationPredictor(*segmenter), rows, batch_size=1)
     for others in (list(rows), iter(rows), rows.to_iterable_dataset(), [rows[i] for i in (3, 0, 4, 1, 2)]):
         assert_same(evaluate_predictor(SegmentationPredictor(*segmenter), others, batch_size=1), expected)
@@ -101,7 +102,7 @@ def test_scores_are_those_of_the_packaged_metric(segmenter):
         confusion = confusion + image.confusion
         metric.add(prediction=image.result.label_map, reference=image.row["annotation"])
 
-    rows = scene_dataset(3, seed=5, sizes=[(64, 96)])
+    rows = scene_dataset(3, seed=5, size=(64, 96))
     scores = evaluate_predictor(SegmentationPredictor(*segmenter), rows, batch_size=2, on_image=on_image)
     expected = metric.compute(num_labels=len(SCENE_CLASSES), ignore_index=255)
     for name in SCORES:
@@ -111,7 +112,7 @@ def test_scores_are_those_of_the_packaged_metric(segmenter):
 
 
 def test_scales_and_mirror_images_are_scored(segmenter):
-    rows = scene_dataset(2, seed=5, sizes=[(64, 96)])
+    rows = scene_dataset(2, seed=5, size=(64, 96))
     scores = evaluate_predictor(SegmentationPredictor(*segmenter, (0.5, 1.0), True), rows)
     # Two scales, each twice: 4 x 6 and 8 x 12 patches and a class token.
     assert scores["tokens_unmerged"] == 2 * (4 * 6 + 1 + 8 * 12 + 1)
@@ -120,14 +121,14 @@ def test_scales_and_mirror_images_are_scored(segmenter):
 
 
 def test_reading_ahead_in_other_processes_changes_nothing(segmenter):
-    rows = scene_dataset(3, seed=5, sizes=[(64, 96)])
+    rows = scene_dataset(3, seed=5, size=(64, 96))
     ahead = evaluate_predictor(SegmentationPredictor(*segmenter), rows, batch_size=2, num_workers=1)
     assert_same(ahead, evaluate_predictor(SegmentationPredictor(*segmenter), rows, batch_size=2))
 
 
 def test_an_evaluation_amid_a_training_leaves_the_random_numbers_alone(segmenter):
     before = torch.get_rng_state()
-    evaluate_predictor(SegmentationPredictor(*segmenter), scene_dataset(2, seed=5, sizes=[(64, 96)]))
+    evaluate_predictor(SegmentationPredictor(*segmenter), scene_dataset(2, seed=5, size=(64, 96)))
     assert torch.equal(torch.get_rng_state(), before)
 
 

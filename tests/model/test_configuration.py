@@ -1,6 +1,10 @@
 # Copyright 2026 The algm-hf authors.
 # SPDX-License-Identifier: Apache-2.0
+from collections import deque
+
+import numpy as np
 import pytest
+import torch
 from tiny_models import blocky_images, tiny_config, tiny_model
 
 from algm_hf import AlgmConfig
@@ -24,6 +28,8 @@ from algm_hf import AlgmConfig
         ({"window_size": 32, "window_stride": 33}, "window_stride=33: .* at least 1 and at most 32"),
         ({"window_batch_size": 0}, "window_batch_size=0: expected an integer of at least 1"),
         ({"class_weights": [1.0, 2.0, 1, 1, -1]}, r"class_weights=\[1\.0, 2\.0, 1, 1, -1\]: .* one for each class"),
+        ({"class_weights": 5}, "class_weights=5"),
+        ({"class_weights": "abc"}, "class_weights='abc'"),
         ({"num_labels": 1}, "num_labels=1: expected an integer of at least 2"),
         ({"semantic_loss_ignore_index": None}, "semantic_loss_ignore_index=None: expected an integer"),
         ({"hidden_size": 0}, "hidden_size=0: expected an integer of at least 1"),
@@ -61,6 +67,20 @@ def test_a_field_changed_on_a_loaded_model_is_checked_at_the_next_call(field, va
     for module in (model, model.algm):
         with pytest.raises(ValueError, match=f"{field}={value!r}|window_size=None"):
             module(blocky_images(1, 32, 32))
+
+
+@pytest.mark.parametrize("kind", [tuple, deque, np.float32, torch.tensor])
+def test_class_weights_are_any_sequence_of_numbers(kind):
+    weights = np.arange(5, dtype=kind) if kind is np.float32 else kind([0, 1, 2, 3, 4])
+    assert tiny_config(class_weights=weights).class_weights == [0, 1, 2, 3, 4]
+
+
+def test_class_weights_of_a_loaded_model_may_be_a_tuple():
+    model, images = tiny_model(), blocky_images(1, 32, 32)
+    losses = []
+    for model.config.class_weights in ([1, 2, 3, 4, 5], (1, 2, 3, 4, 5)):
+        losses.append(model(images, labels=torch.arange(32 * 32).reshape(1, 32, 32) % 5).loss)
+    assert torch.equal(*losses)
 
 
 def test_a_saved_config_comes_back_equal(tmp_path):

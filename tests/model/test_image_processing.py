@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Images and label maps of every kind become what a person expects, on both backends."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -429,7 +432,10 @@ def test_damaged_files_are_refused_by_name(tmp_path):
     Image.fromarray(random_pixels()).save(whole)
     (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:200])
     (tmp_path / "words.png").write_text("no image")
-    for name in ("cut.png", "words.png"):
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    header = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    (tmp_path / "bomb.png").write_bytes(whole.read_bytes()[:8] + header + whole.read_bytes()[33:])
+    for name in ("cut.png", "words.png", "bomb.png"):
         with pytest.raises(ValueError, match=rf"{name}=.*: expected .* images\[1\]"):
             AlgmImageProcessor(size=16)([whole, tmp_path / name])
 

@@ -215,8 +215,8 @@ def test_the_pipeline_gives_masks_of_the_original_size(tmp_path, dtype):
     assert "custom_pipelines" not in json.loads((tmp_path / "model" / "config.json").read_text())
     segmenter = pipeline("image-segmentation", model=str(tmp_path / "model"), trust_remote_code=True, dtype=dtype)
     image = flat_image(90, 70, seed=1)
-    image.save(tmp_path / "picture.png")
-    from_image, from_path = segmenter(image), segmenter(str(tmp_path / "picture.png"))
+    image.save(tmp_path / "image.png")
+    from_image, from_path = segmenter(image), segmenter(str(tmp_path / "image.png"))
     assert all(entry["mask"].size == (90, 70) for entry in from_image)
     assert torch.equal(label_map(from_image), label_map(from_path))
     processor, model = segmenter.image_processor, segmenter.model

@@ -104,6 +104,15 @@ def test_token_counts_of_an_image_are_summed_over_its_windows():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("wanted", [False, True])
+def test_windows_state_their_tokens_only_where_these_are_asked_for(wanted):
+    model, stated = slide_model(), []
+    model.algm.register_forward_hook(lambda module, inputs, output: stated.append("patch_to_token" in output))
+    output = model(blocky_images(1, 64, 64), output_token_merging=wanted)
+    assert set(stated) == {wanted} and (output.token_counts is not None) == wanted
+
+
+@torch.no_grad()
 def test_training_never_slides():
     model = slide_model(decoder_dropout_prob=0.0).train()
     assert model(blocky_images(1, 64, 64)).logits.shape == (1, 5, 8, 8)

@@ -138,6 +138,20 @@ def test_tables_say_what_benchmarks_and_recipes_say():
         assert page.read_text(encoding="utf-8") == text, f"{page.name}: python scripts/update_docs.py"
 
 
+def test_the_readmes_speeds_are_those_of_the_runs_that_its_caption_states():
+    module = script("update_docs")
+    results = module.read_benchmarks(ROOT / "benchmarks")
+    others = []
+    for result in results:
+        for change in ({"batch_size": 32}, {"resolution": [640, 640]}, {"device": "cuda"}, {"dtype": "bfloat16"}):
+            records = [
+                record | {"rows": [row | {"speed_up": 99.0} for row in record["rows"]]} | change
+                for record in result.get("configurations", [])
+            ]
+            others.append(result | {"configurations": records, "environment": result["environment"] | change})
+    assert module.speed_table(others + results) == module.speed_table(results)
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.json")), ids=lambda path: path.stem)
 def test_results_were_measured_on_a_committed_state_and_are_complete(path):
     results = json.loads(path.read_text(encoding="utf-8"))

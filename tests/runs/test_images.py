@@ -24,7 +24,7 @@ def test_images_of_every_mode_are_read_upright_as_rgb(tmp_path):
 @pytest.mark.parametrize("content", [b"\xff\xd8 cut off", b"", b"\x89PNG\r\n\x1a\n"])
 def test_a_file_that_is_no_image_is_refused_by_its_name(tmp_path, content):
     (tmp_path / "broken.jpg").write_bytes(content)
-    with pytest.raises(ValueError, match=r"broken\.jpg"):
+    with pytest.raises(ValueError, match=r"broken\.jpg=.*: expected an image"):
         read_rgb(tmp_path / "broken.jpg")
 
 
