@@ -4,7 +4,8 @@
 PYTHON ?= python3
 # Any Python that has wheels of the oldest supported versions; 3.10 is the oldest one supported.
 PYTHON_OLDEST ?= python3
-# Arguments for pytest. One process for each core, at most 4, each taking whole files, whose fixtures are then made once; `make test PYTEST_ARGS="-k merging -x"` runs a part.
+# Arguments for pytest. One process for each core, at most 4, each taking whole files, whose fixtures are then made
+# once; `make test PYTEST_ARGS="-k merging -x"` runs a part.
 PYTEST_ARGS ?= -n logical --maxprocesses 4 --dist loadfile
 # Arguments for scripts/quickstart.py, such as `make demo DEMO_ARGS="--data_dir my_data"`.
 DEMO_ARGS ?=

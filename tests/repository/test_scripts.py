@@ -109,17 +109,17 @@ def test_predict_writes_maps_images_and_numbers_and_names_the_broken_file(checkp
     assert "predict.py" in report["command"]
 
 
-def test_a_threshold_that_merges_nothing_gives_the_unmerged_map(checkpoint, images, tmp_path):
+def test_a_threshold_that_merges_nothing_gives_the_unmerged_map(checkpoint, images, tmp_path, monkeypatch):
     """With tau 1 only exactly equal patches merge locally; without the global merge nothing else can."""
     model = AlgmForSemanticSegmentation.from_pretrained(checkpoint)
     model.config.global_merge_layer = None
     model.save_pretrained(tmp_path / "local")
     AlgmImageProcessor.from_pretrained(checkpoint).save_pretrained(tmp_path / "local")
     out = tmp_path / "out"
-    run(
-        "predict.py", "--model", tmp_path / "local", "--images", images / "a.png", "--output_dir", out,
-        "--merge_threshold", 1, "--repeats", 0, "--device", "cpu",
-    )  # fmt: skip
+    arguments = ["--model", tmp_path / "local", "--images", images / "a.png", "--output_dir", out]
+    arguments += ["--merge_threshold", 1, "--repeats", 0, "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, arguments)])
+    assert script("predict").main() == 0
     report = json.loads((out / "predictions.json").read_text())
     assert report["merge_threshold"] == 1
     (record,) = report["images"]
